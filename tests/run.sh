@@ -30,9 +30,9 @@ skip() {
 as_root() { if [[ $EUID == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
 can_install() { command -v apt-get >/dev/null && as_root true 2>/dev/null; }
 
-# install PACKAGE...: whether the packages are there afterwards.
 install() {
   can_install || return 1
+  say "installing $*"
   [[ ${index_read:=0} == 1 ]] || as_root apt-get -qq update && index_read=1
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
@@ -44,8 +44,7 @@ need() {
   local what=$1 file=$2
   shift 2
   has "$file" && return
-  say "installing $* ($what)"
-  { install "$@" && has "$file"; } || printf '!! MISSING: %s. On Debian: apt-get install %s\n' "$what" "$*"
+  { install "$@" && has "$file"; } || printf '\n!! MISSING: %s. On Debian: apt-get install %s\n' "$what" "$*"
 }
 
 # Debian unstable's Mesa, whose llvmpipe has cooperative matrices, beside the system: its own C library and loader run
@@ -53,7 +52,7 @@ need() {
 mesa=${XDG_CACHE_HOME:-$HOME/.cache}/diffattn/mesa-unstable
 get_mesa() {
   [[ -x $mesa/usr/bin/spirv-val ]] && return
-  need 'mmdebstrap, which unpacks a newer Mesa' mmdebstrap mmdebstrap debian-archive-keyring
+  need 'mmdebstrap (unpacks a newer Mesa)' mmdebstrap mmdebstrap debian-archive-keyring
   { has mmdebstrap && can_install; } || return 1
   say "unpacking Debian unstable's Mesa into $mesa"
   mkdir -p "${mesa%/*}"
@@ -66,17 +65,18 @@ get_mesa() {
 
 [[ $gpu == 0 ]] || export DIFFATTN_REQUIRE_GPU=1
 if [[ $gpu == 1 && $(uname) == Linux ]]; then
-  need 'llvmpipe, a Vulkan driver in software' '/usr/share/vulkan/icd.d/lvp_icd*.json' mesa-vulkan-drivers libvulkan1
-  need 'SwiftShader, a second one, which comes with Chromium' "$swiftshader" chromium
+  need 'llvmpipe (a software Vulkan driver)' '/usr/share/vulkan/icd.d/lvp_icd*.json' mesa-vulkan-drivers libvulkan1
+  need 'SwiftShader (another one, inside Chromium)' "$swiftshader" chromium
   if get_mesa; then
     lib=$(dirname "$mesa"/usr/lib/*/libvulkan.so.1)
     loader=$(compgen -G "$lib/ld-linux*.so.*")
     # Knows cooperative matrices, as older ones do not.
-    printf '#!/bin/sh\nexec "%s" --library-path "%s" "%s" "$@"\n' "$loader" "$lib" "$mesa/usr/bin/spirv-val" >"$bin/spirv-val"
+    printf '#!/bin/sh\nexec "%s" --library-path "%s" "%s" "$@"\n' "$loader" "$lib" "$mesa/usr/bin/spirv-val" \
+      >"$bin/spirv-val"
     chmod +x "$bin/spirv-val"
     PATH=$bin:$PATH
   fi
-  need 'spirv-val, which checks the generated SPIR-V' spirv-val spirv-tools
+  need 'spirv-val (checks the generated SPIR-V)' spirv-val spirv-tools
   # Beside the drivers that the Vulkan loader finds by itself, a real GPU's among them.
   ! has "$swiftshader" || export VK_ADD_DRIVER_FILES=$swiftshader
 fi
@@ -90,11 +90,11 @@ if [[ -n ${loader:-} ]]; then
   VK_DRIVER_FILES=$(compgen -G "$mesa/usr/share/vulkan/icd.d/lvp_icd*.json") cargo test --release --test gpu \
     --config "target.'cfg(all())'.runner = ['$loader', '--library-path', '$lib']" -- "$@" | tee -a "$log" || status=1
 elif [[ $gpu == 1 ]]; then
-  skip "all tests on a driver with cooperative matrices: Debian unstable's Mesa could not be had"
+  skip "all tests with cooperative matrices: their driver comes from Debian unstable, with apt-get, root and a network"
 fi
 
 # A binary that died printed no sum: then the exit status tells.
-sum() { awk -v what="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i == what ";") n += $(i - 1) } END { print n + 0 }' "$log"; }
+sum() { sed -nE "s/^test result:.* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
 failed=$(sum failed)
 [[ $status == 1 && $failed == 0 ]] && failed=1
 grep -E '^test .* FAILED$' "$log" || true
