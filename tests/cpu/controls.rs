@@ -22,7 +22,7 @@ fn reject(what: &str, right: &Problem, inputs: &Tensors, wrong: &Problem, tensor
     let judge = Judge::backward(right, &inputs.inputs(), &inputs.grads()).unwrap();
     let verdicts = judge.gradients(&gradients).unwrap();
     println!("{what}: {verdicts:?}");
-    assert!(verdicts.iter().any(|verdict| !verdict.passed), "{what}: accepted {verdicts:?}");
+    assert!(verdicts.iter().all(|verdict| !verdict.passed), "{what}: accepted one of {verdicts:?}");
 }
 
 /// Runs `check` on every shape in every storage type, with random inputs.
@@ -143,7 +143,7 @@ fn wrong_softcap_and_scale() {
         |options| options.softcap = Some(3.0),
         |problem, tensors| {
             reject("no softcap", problem, tensors, &with_options(problem, |o| o.softcap = None), tensors);
-            let scale = 1.1 * problem.scale();
+            let scale = 1.25 * problem.scale();
             reject("scale", problem, tensors, &with_options(problem, |o| o.scale = Some(scale)), tensors);
         },
     );

@@ -37,7 +37,7 @@ proptest! {
         let problem = Problem::new(shape, DType::F16, options);
         let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = shape;
         let length = |value: u32| (1..=1 << 28).contains(&value);
-        let dim = |value: u32| value % 8 == 0 && (8..=256).contains(&value);
+        let dim = |value: u32| value.is_multiple_of(8) && (8..=256).contains(&value);
         let lengths = [batch, q_len, kv_len, heads, kv_heads].into_iter().all(length);
         let sides = window.into_iter().flatten().all(|side| side <= 1 << 28);
         let numbers = scale.is_none_or(f32::is_finite) && softcap.is_none_or(|cap| cap.is_finite() && cap > 0.0);
