@@ -52,6 +52,16 @@ impl DiffAttention {
         }
     }
 
+    /// The device that the kernels run on.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue that the calls on host slices submit to.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
     /// What the device can do.
     pub fn caps(&self) -> &Caps {
         &self.caps

@@ -77,21 +77,20 @@ impl Sizes {
     pub fn of(problem: &Problem) -> Result<Self> {
         let Shape { heads, kv_heads, head_dim, value_dim, .. } = problem.shape;
         let (batch, q_len, kv_len) = problem.extents();
-        let count = |factors: [u32; 4]| {
+        let count = |factors: [u32; 5]| {
             let product = factors.iter().fold(1u128, |product, &factor| product.saturating_mul(u128::from(factor)));
             u64::try_from(product).ok().filter(|count| *count < 1 << 48).ok_or_else(|| {
-                let [a, b, c, d] = factors;
-                Error::invalid("shape", "small enough for tensors below 2⁴⁸ elements", format!("{a} × {b} × {c} × {d}"))
+                let product = factors.map(|factor| factor.to_string()).join(" × ");
+                Error::invalid("shape", "small enough for tensors below 2⁴⁸ elements", product)
             })
         };
-        // Head counts are at most 2²⁸, so doubling them cannot overflow.
         Ok(Sizes {
-            q: count([batch, q_len, 2 * heads, head_dim])?,
-            k: count([batch, kv_len, kv_heads, head_dim])?,
-            v: count([batch, kv_len, kv_heads, value_dim])?,
-            lam: count([batch, q_len, heads, 1])?,
-            out: count([batch, q_len, heads, value_dim])?,
-            lse: count([batch, q_len, 2 * heads, 1])?,
+            q: count([batch, q_len, 2, heads, head_dim])?,
+            k: count([batch, kv_len, kv_heads, head_dim, 1])?,
+            v: count([batch, kv_len, kv_heads, value_dim, 1])?,
+            lam: count([batch, q_len, heads, 1, 1])?,
+            out: count([batch, q_len, heads, value_dim, 1])?,
+            lse: count([batch, q_len, 2, heads, 1])?,
         })
     }
 }

@@ -194,6 +194,28 @@ pub struct Packed {
     pub cu_seqlens_k: Vec<u32>,
 }
 
+impl Packed {
+    /// Number of sequences, and the longest one's queries and keys.
+    fn lengths(&self) -> Result<[u32; 3]> {
+        let longest = |name, list: &[u32]| {
+            if list.len() < 2 || list[0] != 0 || !list.is_sorted() {
+                let rule = "0 followed by one never-falling end per sequence";
+                return Err(Error::invalid(name, rule, format!("{list:?}")));
+            }
+            Ok(list.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0))
+        };
+        let q_len = longest("cu_seqlens_q", &self.cu_seqlens_q)?;
+        let kv_len = longest("cu_seqlens_k", &self.cu_seqlens_k)?;
+        if self.cu_seqlens_q.len() != self.cu_seqlens_k.len() {
+            let expected = format!("as long as cu_seqlens_q ({} entries)", self.cu_seqlens_q.len());
+            return Err(Error::invalid("cu_seqlens_k", expected, format!("{} entries", self.cu_seqlens_k.len())));
+        }
+        let batch = u32::try_from(self.cu_seqlens_q.len() - 1)
+            .map_err(|_| Error::invalid("cu_seqlens_q", "shorter than 2³² entries", "longer"))?;
+        Ok([batch, q_len, kv_len])
+    }
+}
+
 /// One DIFF V2 attention: out = softmax(q₂ⱼKᵀ·scale)V − sigmoid(λ)·softmax(q₂ⱼ₊₁Kᵀ·scale)V for every output head j.
 ///
 /// Source: "Differential Transformer V2" (Microsoft, January 2026) and its `multihead_flashdiffv2.py`.
@@ -220,24 +242,7 @@ impl Problem {
     /// # Errors
     /// [`Error::Invalid`] when a list is empty, does not start with 0, falls, or their lengths differ.
     pub fn packed(shape: Shape, dtype: DType, options: Options, packed: Packed) -> Result<Self> {
-        let longest = |name, list: &[u32]| {
-            if list.first() != Some(&0) || !list.is_sorted() || list.len() < 2 {
-                return Err(Error::invalid(
-                    name,
-                    "0 followed by one never-falling end per sequence",
-                    format!("{list:?}"),
-                ));
-            }
-            Ok(list.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0))
-        };
-        let q_len = longest("cu_seqlens_q", &packed.cu_seqlens_q)?;
-        let kv_len = longest("cu_seqlens_k", &packed.cu_seqlens_k)?;
-        if packed.cu_seqlens_q.len() != packed.cu_seqlens_k.len() {
-            let expected = format!("as long as cu_seqlens_q ({} entries)", packed.cu_seqlens_q.len());
-            return Err(Error::invalid("cu_seqlens_k", expected, format!("{} entries", packed.cu_seqlens_k.len())));
-        }
-        let batch = u32::try_from(packed.cu_seqlens_q.len() - 1)
-            .map_err(|_| Error::invalid("cu_seqlens_q", "shorter than 2³² entries", "longer"))?;
+        let [batch, q_len, kv_len] = packed.lengths()?;
         Ok(Problem { shape: Shape { batch, q_len, kv_len, ..shape }, dtype, options, packed: Some(packed) })
     }
 
@@ -265,6 +270,13 @@ impl Problem {
         if heads % kv_heads != 0 {
             let lower = (heads / kv_heads).max(1) * kv_heads;
             return Err(Error::HeadGroups { heads, kv_heads, lower, upper: (heads / kv_heads + 1) * kv_heads });
+        }
+        if let Some(packed) = &self.packed {
+            let lengths = packed.lengths()?;
+            if lengths != [batch, q_len, kv_len] {
+                let expected = format!("what cu_seqlens say ([batch, q_len, kv_len] = {lengths:?})");
+                return Err(Error::invalid("shape", expected, format!("{:?}", [batch, q_len, kv_len])));
+            }
         }
         let Options { scale, window, softcap, .. } = self.options;
         if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {

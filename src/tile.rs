@@ -183,7 +183,7 @@ pub struct Choice {
 pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice> {
     let most_lanes = if path == Path::Subgroup { subgroup_min(caps)?.min(32) } else { 32 };
     let mut best: Option<Choice> = None;
-    for tile in candidates(&problem.shape, path, most_lanes) {
+    for tile in candidates(problem.shape.group(), path, most_lanes) {
         if tile.validate(&problem.shape, path, caps).is_ok() {
             let cost = cost(problem, path, caps, &tile);
             if best.is_none_or(|best| cost < best.cost) {
@@ -200,15 +200,11 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
 }
 
 /// Every tile worth estimating.
-fn candidates(shape: &Shape, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
-    let (shape, group) = (*shape, shape.group());
-    // More than four output quads for each of four rows (64 accumulators) would spill; small subgroups have no choice.
-    let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| {
-        lanes <= most_lanes && ((shape.value_dim / 4).div_ceil(lanes) <= 4 || lanes * 2 > most_lanes)
-    });
+fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
+    let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| lanes <= most_lanes);
     lanes.flat_map(move |key_lanes| {
         [256, 128, 64, 32].into_iter().flat_map(move |threads| {
-            (1..=4).flat_map(move |keys_per_lane| {
+            [1, 2, 3, 4, 6, 8].into_iter().flat_map(move |keys_per_lane| {
                 // Only the subgroup exchange saves a barrier by keeping V apart.
                 let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
                 let packings = (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group % heads == 0);
@@ -257,7 +253,10 @@ fn cost(problem: &Problem, path: Path, caps: &Caps, tile: &Tile) -> f64 {
         Path::Naive | Path::Portable | Path::Subgroup => 4.0,
     };
     let row_max = 2.0 * LOAD * f64::from(tile.key_lanes);
-    let per_invocation = qk + pv + load + row_max + BARRIER * barriers + 30.0 * per_lane;
+    // Accumulators beyond what every device keeps in registers are spilled, which cost others a factor of five.
+    let accumulators = 16 * tile.quads_per_lane(shape) + 4 * tile.keys_per_lane;
+    let spill = if accumulators > 80 { 5.0 } else { 1.0 };
+    let per_invocation = (qk + pv) * spill + load + row_max + BARRIER * barriers + 30.0 * per_lane;
 
     // Whole tiles cover q_len × the group's rows; a device with idle cores takes as long as a full one.
     let q_tiles = shape.q_len.max(1).div_ceil(tile.positions());
@@ -300,7 +299,10 @@ mod tests {
 
     #[test]
     fn few_queries_pack_the_heads_of_a_group() {
-        let few = forward_tile(&problem(2, 16, 2, 64, 64, DType::F32), Path::Portable, &Caps::floor()).unwrap().tile;
+        // With workgroups enough for every core; otherwise heads apart keep more of them busy.
+        let mut few = problem(2, 16, 2, 64, 64, DType::F32);
+        few.shape.batch = 64;
+        let few = forward_tile(&few, Path::Portable, &Caps::floor()).unwrap().tile;
         assert_eq!(few.heads_per_tile, 8, "{few:?}");
         let many =
             forward_tile(&problem(4096, 16, 2, 64, 64, DType::F32), Path::Portable, &Caps::floor()).unwrap().tile;

@@ -8,13 +8,13 @@ use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs};
-use crate::ops::bind::{self, Bound, Use};
-use crate::params::{PackedSequence, Params, View};
-use crate::problem::{Mask, Problem, Shape};
+use crate::ops::bind::{Bound, Use};
+use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
+use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
-use crate::slice::{Layout, Part, TensorSlice};
-use crate::split::{self, Piece, Tensors};
+use crate::slice::{Layout, TensorSlice};
+use crate::split::Piece;
 use crate::tile::{self, NAIVE_THREADS, Path, Tile};
 
 /// The buffers of a forward pass; shapes are those of [`Shape`].
@@ -49,15 +49,7 @@ pub struct ForwardPlan {
 /// A forward pass bound to buffers. Encoding allocates, creates and submits nothing.
 #[derive(Debug, Clone)]
 pub struct ForwardPass {
-    pipeline: Arc<wgpu::ComputePipeline>,
-    dispatches: Vec<Dispatch>,
-    scratch_bytes: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Dispatch {
-    bind_group: wgpu::BindGroup,
-    grid: [u32; 2],
+    launch: Launch,
 }
 
 impl ForwardPlan {
@@ -100,58 +92,18 @@ impl ForwardPlan {
     /// [`Error::Slice`] for a slice that cannot be bound; [`Error::Shape`] for an output missing or too many;
     /// [`Error::Limit`] when a binding is too large even for one sequence, KV head and query.
     pub fn bind(&self, buffers: &ForwardBuffers<'_>) -> Result<ForwardPass> {
-        let bound = self.resolve(buffers)?;
-        let all: Vec<Bound<'_>> = bound.iter().map(|(_, bound, _)| *bound).collect();
-        let caps = self.attention.caps();
-        bind::check_aliasing(&all, caps)?;
-
-        let mut tensors = Tensors::default();
-        for (_, bound, axes) in &bound {
-            match axes {
-                Axes::Queries(heads) => tensors.by_query.push((bound.tensor, *heads)),
-                Axes::Keys => tensors.by_key.push(bound.tensor),
-            }
-        }
-        let limits = split::Limits {
-            storage_binding: caps.storage_binding,
-            alignment: caps.offset_alignment.into(),
-            workgroups: (u64::from(caps.workgroups).pow(2)).min(u64::from(u32::MAX / NAIVE_THREADS)),
+        let operands = self.operands(buffers)?;
+        let launcher = Launcher {
+            attention: &self.attention,
+            problem: &self.problem,
+            label: "diffattn.forward",
+            tiling: &|piece| self.tiling(piece),
         };
-        let pieces = if self.problem.shape.q_len == 0 {
-            Vec::new() // a packed batch of empty sequences
-        } else {
-            split::split(&self.problem, &tensors, limits, &|piece| self.workgroups(piece))?
-        };
-
-        let (params, sequences) = self.parameters(&bound, &pieces);
-        let scratch_bytes = params.size() + sequences.as_ref().map_or(0, |(buffer, _)| buffer.size());
-        let layout = self.pipeline.get_bind_group_layout(0);
-        let dispatches = pieces.iter().enumerate().map(|(index, piece)| {
-            let mut entries = vec![bind::entry(
-                Binding::Params as u32,
-                &params,
-                index as u64 * PARAMS_STRIDE,
-                size_of::<Params>() as u64,
-            )];
-            for (binding, bound, axes) in &bound {
-                entries.push(bound.entry(*binding as u32, &self.part(piece, axes), caps));
-            }
-            if let Some((buffer, offsets)) = &sequences {
-                let size = piece.batch.len() as u64 * size_of::<PackedSequence>() as u64;
-                entries.push(bind::entry(Binding::Sequences as u32, buffer, offsets[index], size));
-            }
-            let bind_group = self.attention.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("diffattn.forward"),
-                layout: &layout,
-                entries: &entries,
-            });
-            Dispatch { bind_group, grid: grid(self.workgroups(piece), caps) }
-        });
-        Ok(ForwardPass { pipeline: self.pipeline.clone(), dispatches: dispatches.collect(), scratch_bytes })
+        Ok(ForwardPass { launch: launcher.launch(&self.pipeline, &operands)? })
     }
 
     /// The tensors that the kernel binds, resolved and checked.
-    fn resolve<'a>(&self, buffers: &ForwardBuffers<'a>) -> Result<Vec<(Binding, Bound<'a>, Axes)>> {
+    fn operands<'a>(&self, buffers: &ForwardBuffers<'a>) -> Result<Vec<Operand<'a>>> {
         let Shape { heads, kv_heads, head_dim, value_dim, .. } = self.problem.shape;
         let (batch, q_len, kv_len) = self.problem.extents();
         let group = self.problem.shape.group();
@@ -160,144 +112,40 @@ impl ForwardPlan {
         let written = |name| Use { name, size, unit: 4, writes: true, default: Layout::Bshd };
         let lam = Use { size: 4, unit: 1, ..read("lam") };
         let lse = Use { size: 4, unit: 1, default: Layout::Bhsd, ..written("lse") };
+        let operand = |binding, slice, extents, how, axes| {
+            Ok::<_, Error>(Operand { binding, bound: Bound::new(slice, extents, how)?, axes })
+        };
+        let (pair, single) = (Axes::Queries(2 * group), Axes::Queries(group));
         let outputs = [batch, q_len, heads, value_dim];
-        let mut bound = vec![
-            (
-                Binding::Q,
-                Bound::new(buffers.q, [batch, q_len, 2 * heads, head_dim], read("q"))?,
-                Axes::Queries(2 * group),
-            ),
-            (Binding::K, Bound::new(buffers.k, [batch, kv_len, kv_heads, head_dim], read("k"))?, Axes::Keys),
-            (Binding::V, Bound::new(buffers.v, [batch, kv_len, kv_heads, value_dim], read("v"))?, Axes::Keys),
-            (Binding::Lam, Bound::new(buffers.lam, [batch, q_len, heads, 1], lam)?, Axes::Queries(group)),
-            (Binding::Out, Bound::new(buffers.out, outputs, written("out"))?, Axes::Queries(group)),
+        let mut operands = vec![
+            operand(Binding::Q, buffers.q, [batch, q_len, 2 * heads, head_dim], read("q"), pair)?,
+            operand(Binding::K, buffers.k, [batch, kv_len, kv_heads, head_dim], read("k"), Axes::Keys)?,
+            operand(Binding::V, buffers.v, [batch, kv_len, kv_heads, value_dim], read("v"), Axes::Keys)?,
+            operand(Binding::Lam, buffers.lam, [batch, q_len, heads, 1], lam, single)?,
+            operand(Binding::Out, buffers.out, outputs, written("out"), single)?,
         ];
         let options = &self.problem.options;
         if let Some(slice) = wanted("lse", options.lse, buffers.lse)? {
-            let extents = [batch, q_len, 2 * heads, 1];
-            bound.push((Binding::Lse, Bound::new(slice, extents, lse)?, Axes::Queries(2 * group)));
+            operands.push(operand(Binding::Lse, slice, [batch, q_len, 2 * heads, 1], lse, pair)?);
         }
         if let Some(slice) = wanted("a2", options.a2, buffers.a2)? {
-            bound.push((Binding::A2, Bound::new(slice, outputs, written("a2"))?, Axes::Queries(group)));
+            operands.push(operand(Binding::A2, slice, outputs, written("a2"), single)?);
         }
-        Ok(bound)
+        Ok(operands)
     }
 
-    fn part(&self, piece: &Piece, axes: &Axes) -> Part {
-        match axes {
-            Axes::Queries(heads) => split::query_part(&self.problem, piece, *heads),
-            Axes::Keys => split::key_part(&self.problem, piece),
-        }
-    }
-
-    /// (tiles of one KV head's output heads, tiles of the longest sequence's queries).
-    fn tiles(&self, piece: &Piece) -> (u64, u64) {
+    fn tiling(&self, piece: &Piece) -> Tiling {
         let queries = piece.queries.len() as u64;
-        let group = u64::from(self.problem.shape.group());
+        let group = self.problem.shape.group();
         match self.variant.tile {
-            None => (group, queries),
-            Some(tile) => (group / u64::from(tile.heads_per_tile), queries.div_ceil(tile.positions().into())),
+            // One output row for each invocation.
+            None => Tiling { head_tiles: group.into(), q_tiles: queries, tiles_per_workgroup: NAIVE_THREADS },
+            Some(tile) => Tiling {
+                head_tiles: (group / tile.heads_per_tile).into(),
+                q_tiles: queries.div_ceil(tile.positions().into()),
+                tiles_per_workgroup: 1,
+            },
         }
-    }
-
-    fn workgroups(&self, piece: &Piece) -> u64 {
-        let (head_tiles, q_tiles) = self.tiles(piece);
-        let tiles = [piece.batch.len() as u64, piece.kv_heads.len() as u64, head_tiles, q_tiles]
-            .iter()
-            .fold(1u64, |product, &factor| product.saturating_mul(factor));
-        if self.variant.tile.is_none() { tiles.div_ceil(NAIVE_THREADS.into()) } else { tiles }
-    }
-
-    /// The uniform blocks of all pieces, and for packed problems their sequences with each piece's offset.
-    fn parameters(
-        &self,
-        bound: &[(Binding, Bound<'_>, Axes)],
-        pieces: &[Piece],
-    ) -> (wgpu::Buffer, Option<(wgpu::Buffer, Vec<u64>)>) {
-        let caps = self.attention.caps();
-        let mut blocks = vec![0u8; pieces.len().max(1) * PARAMS_STRIDE as usize];
-        let mut sequences = Vec::new();
-        let mut offsets = Vec::new();
-        for (piece, block) in pieces.iter().zip(blocks.chunks_mut(PARAMS_STRIDE as usize)) {
-            let params = self.piece_params(bound, piece, caps);
-            block[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&params));
-            if self.problem.packed.is_some() {
-                sequences.resize(sequences.len().next_multiple_of(caps.offset_alignment as usize), 0);
-                offsets.push(sequences.len() as u64);
-                sequences.extend_from_slice(bytemuck::cast_slice(&self.piece_sequences(piece)));
-            }
-        }
-        let device = &self.attention.device;
-        let buffer = |label, contents: &[u8], usage| {
-            device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(label), contents, usage })
-        };
-        let params = buffer("diffattn.params", &blocks, wgpu::BufferUsages::UNIFORM);
-        let sequences = (!sequences.is_empty())
-            .then(|| (buffer("diffattn.sequences", &sequences, wgpu::BufferUsages::STORAGE), offsets));
-        (params, sequences)
-    }
-
-    fn piece_params(&self, bound: &[(Binding, Bound<'_>, Axes)], piece: &Piece, caps: &Caps) -> Params {
-        let Problem { shape, options, .. } = &self.problem;
-        // An open side reaches past any key: lengths are below 2²⁸.
-        let open = |side: Option<u32>| side.map_or(1 << 29, |side| side as i32);
-        let (left, right) = match options.mask() {
-            Mask::Window { left, right } => (open(left), open(right)),
-            Mask::None | Mask::Causal => (0, 0),
-        };
-        let (head_tiles, q_tiles) = self.tiles(piece);
-        let grid = grid(self.workgroups(piece), caps);
-        let mut params = Params {
-            batch: piece.batch.len() as u32,
-            kv_heads: piece.kv_heads.len() as u32,
-            head_tiles: head_tiles as u32,
-            q_tiles: q_tiles as u32,
-            // The split keeps the product below 2³².
-            tiles: (piece.batch.len() as u64 * piece.kv_heads.len() as u64 * head_tiles * q_tiles) as u32,
-            grid_width: grid[0],
-            group: shape.group(),
-            q_len: piece.queries.len() as u32,
-            kv_len: shape.kv_len,
-            diagonal: shape.kv_len as i32 - shape.q_len as i32 + piece.queries.start as i32,
-            left,
-            right,
-            scale: self.problem.scale() * if options.softcap.is_some() { 1.0 } else { std::f32::consts::LOG2_E },
-            softcap: options.softcap.unwrap_or(0.0),
-            ..Params::default()
-        };
-        for (binding, bound, axes) in bound {
-            let view: View = bound.tensor.view(&self.part(piece, axes), caps.offset_alignment.into());
-            let place = match binding {
-                Binding::Q => &mut params.q,
-                Binding::K => &mut params.k,
-                Binding::V => &mut params.v,
-                Binding::Lam => &mut params.lam,
-                Binding::Out => &mut params.out,
-                Binding::Lse => &mut params.lse,
-                Binding::A2 => &mut params.a2,
-                Binding::Params | Binding::Sequences => continue,
-            };
-            *place = view;
-        }
-        params
-    }
-
-    /// The sequences of a piece, counted from the first token that it binds.
-    fn piece_sequences(&self, piece: &Piece) -> Vec<PackedSequence> {
-        let first = self.problem.sequence(piece.batch.start);
-        let first_query = first.q_start + piece.queries.start.min(first.q_len) * u32::from(piece.batch.len() == 1);
-        let sequence = |b| {
-            let s = self.problem.sequence(b);
-            let skipped = if piece.batch.len() == 1 { piece.queries.start.min(s.q_len) } else { 0 };
-            PackedSequence {
-                q_start: s.q_start + skipped - first_query,
-                q_len: if piece.batch.len() == 1 { piece.queries.end.min(s.q_len) - skipped } else { s.q_len },
-                kv_start: s.kv_start - first.kv_start,
-                kv_len: s.kv_len,
-                diagonal: s.kv_len as i32 - s.q_len as i32 + skipped as i32,
-            }
-        };
-        piece.batch.clone().map(sequence).collect()
     }
 
     /// Uploads, runs, submits and reads back.
@@ -373,36 +221,19 @@ impl ForwardPlan {
 impl ForwardPass {
     /// Records the dispatches. Creates, allocates and submits nothing.
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
-        for dispatch in &self.dispatches {
-            pass.set_bind_group(0, &dispatch.bind_group, &[]);
-            pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], 1);
-        }
+        self.launch.encode(pass);
     }
 
     /// Dispatches that [`ForwardPass::encode`] records; more than one where a device limit made it split.
     pub fn dispatches(&self) -> usize {
-        self.dispatches.len()
+        self.launch.dispatches()
     }
 
     /// Bytes of device memory held beside the caller's buffers.
     pub fn scratch_bytes(&self) -> u64 {
-        self.scratch_bytes
+        self.launch.scratch_bytes()
     }
 }
-
-/// Which axes of the problem a tensor has.
-#[derive(Debug, Clone, Copy)]
-enum Axes {
-    /// Batch, queries, and so many heads for each KV head.
-    Queries(u32),
-    /// Batch, keys, KV heads.
-    Keys,
-}
-
-/// Bytes between two uniform blocks: WebGPU's largest offset alignment, enough for one block.
-const PARAMS_STRIDE: u64 = 256;
-const _: () = assert!(size_of::<Params>() as u64 <= PARAMS_STRIDE);
 
 /// Path, tile and why.
 fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, Option<Tile>, String)> {
@@ -426,13 +257,6 @@ fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path,
     let (choice, against) = if ratio < 1.0 { (subgroup, Path::Portable) } else { (portable, Path::Subgroup) };
     let percent = 100.0 * ratio.min(1.0 / ratio);
     Ok((choice.path, Some(choice.tile), format!("estimated at {percent:.0} % of the {} path's work", against.name())))
-}
-
-/// A grid of so many workgroups, folded where one dimension is too short.
-fn grid(workgroups: u64, caps: &Caps) -> [u32; 2] {
-    // Both factors are at most `caps.workgroups`, since the split keeps the product of the two dimensions in bounds.
-    let rows = workgroups.div_ceil(caps.workgroups.into()).max(1);
-    [workgroups.div_ceil(rows) as u32, rows as u32]
 }
 
 fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> Result<Option<TensorSlice<'a>>> {

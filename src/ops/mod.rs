@@ -2,3 +2,4 @@
 
 pub(crate) mod bind;
 pub(crate) mod forward;
+pub(crate) mod launch;
