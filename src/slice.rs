@@ -156,7 +156,7 @@ impl Tensor {
     pub(crate) fn validate(&self, buffer_size: u64) -> Result<()> {
         let Tensor { name, unit, .. } = *self;
         let refuse = |reason: String| Err(Error::Slice { tensor: name, reason });
-        if self.offset % (unit * self.size) != 0 {
+        if !self.offset.is_multiple_of(unit * self.size) {
             let bytes = unit * self.size;
             return refuse(format!(
                 "its offset is {} bytes; it must be a multiple of {bytes} ({unit} elements)",

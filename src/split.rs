@@ -109,7 +109,7 @@ pub(crate) fn split(
 
 fn halve(range: &Range<u32>) -> Option<(Range<u32>, Range<u32>)> {
     let middle = range.start + range.end.saturating_sub(range.start) / 2;
-    (middle > range.start).then(|| (range.start..middle, middle..range.end))
+    (middle > range.start).then_some((range.start..middle, middle..range.end))
 }
 
 /// Whether a piece fits; otherwise the error, and whether fewer queries cannot help.

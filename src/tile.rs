@@ -113,10 +113,10 @@ impl Tile {
     fn is_sound(&self, shape: &Shape) -> bool {
         self.key_lanes.is_power_of_two()
             && self.threads >= self.key_lanes
-            && self.threads % self.key_lanes == 0
+            && self.threads.is_multiple_of(self.key_lanes)
             && self.keys_per_lane > 0
             && self.heads_per_tile > 0
-            && shape.group() % self.heads_per_tile == 0
+            && shape.group().is_multiple_of(self.heads_per_tile)
             && self.positions() > 0
     }
 
@@ -207,7 +207,7 @@ fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = T
             [1, 2, 3, 4, 6, 8].into_iter().flat_map(move |keys_per_lane| {
                 // Only the subgroup exchange saves a barrier by keeping V apart.
                 let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
-                let packings = (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group % heads == 0);
+                let packings = (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group.is_multiple_of(*heads));
                 packings.flat_map(move |heads_per_tile| {
                     places.iter().flat_map(move |&separate_v| {
                         [false, true].into_iter().map(move |stage_q| Tile {
