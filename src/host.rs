@@ -1,7 +1,7 @@
 //! Tensors in host memory, as the CPU engine, the reference and the convenience calls take and give them.
 
 use crate::error::{Error, Result};
-use crate::problem::{Problem, Shape};
+use crate::problem::{DType, Problem, Shape};
 
 /// Inputs in host memory: contiguous, batch-sequence-head order (tokens-head when packed), widened to f32.
 ///
@@ -116,5 +116,28 @@ impl HostInputs<'_> {
             }
         }
         Ok(sizes)
+    }
+}
+
+impl DType {
+    /// `values` rounded to this type, as the bytes of a buffer.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        fn bytes<T: bytemuck::NoUninit>(values: &[f32], round: fn(f32) -> T) -> Vec<u8> {
+            bytemuck::cast_slice(&values.iter().map(|&value| round(value)).collect::<Vec<T>>()).to_vec()
+        }
+        match self {
+            DType::F32 => bytemuck::cast_slice(values).to_vec(),
+            DType::F16 => bytes(values, half::f16::from_f32),
+            DType::Bf16 => bytes(values, half::bf16::from_f32),
+        }
+    }
+
+    /// The bytes of a buffer, widened to f32. A rest shorter than one element is left out.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            DType::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
+            DType::F16 => bytes.as_chunks().0.iter().map(|&two| half::f16::from_le_bytes(two).to_f32()).collect(),
+            DType::Bf16 => bytes.as_chunks().0.iter().map(|&two| half::bf16::from_le_bytes(two).to_f32()).collect(),
+        }
     }
 }

@@ -2,13 +2,31 @@
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![deny(unsafe_code)]
 
+mod attention;
+mod caps;
 pub mod cpu;
+mod device;
 mod error;
 mod host;
+mod ops;
+mod params;
+mod pipeline;
 mod problem;
+mod readback;
 pub mod reference;
+pub mod shader;
+mod slice;
+mod split;
+pub mod tile;
 
+pub use attention::{DiffAttention, PlanOptions};
+pub use caps::Caps;
+pub use device::{request_device, request_floor_device};
 pub use error::{Error, Result};
 pub use host::{HostGradInputs, HostGradients, HostInputs, HostOutputs, Sizes};
+pub use ops::forward::{ForwardBuffers, ForwardPass, ForwardPlan};
 pub use problem::{DType, Mask, Options, Packed, Problem, Sequence, Shape};
+pub use readback::read_buffer;
+pub use slice::{Layout, Strides, TensorSlice};
+pub use tile::{Path, Tile};
 pub use wgpu;

@@ -1,0 +1,16 @@
+// No mask: every query sees every key.
+
+// Keys [x, y) that some of the queries at positions first..=last sees.
+fn keys_seen(first: i32, last: i32, kv_len: i32) -> vec2<i32> {
+    return vec2<i32>(0, kv_len);
+}
+
+// Keys [x, y) that all of them see.
+fn keys_shared(first: i32, last: i32, kv_len: i32) -> vec2<i32> {
+    return vec2<i32>(0, kv_len);
+}
+
+// Whether the queries at four positions see a key (that exists).
+fn sees(position: vec4<i32>, key: i32) -> vec4<bool> {
+    return vec4<bool>(true);
+}

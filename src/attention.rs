@@ -1,0 +1,94 @@
+//! The public handle: a device, its capabilities, and the kernels compiled so far.
+
+use std::sync::Arc;
+
+use crate::caps::Caps;
+use crate::error::Result;
+use crate::host::{HostInputs, HostOutputs};
+use crate::ops::forward::ForwardPlan;
+use crate::pipeline::Pipelines;
+use crate::problem::Problem;
+use crate::tile::{Path, Tile};
+
+/// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
+///
+/// The device, the queue, the buffers and the encoder stay the caller's: nothing is submitted or awaited behind their
+/// back, except by the calls on host slices, which say so.
+#[derive(Debug, Clone)]
+pub struct DiffAttention {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) caps: Arc<Caps>,
+    pub(crate) pipelines: Arc<Pipelines>,
+}
+
+/// Choices that are normally left to the planner; tests, benchmarks and tuners force them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// The kernel family; `None` lets the planner choose.
+    pub path: Option<Path>,
+    /// The tile; `None` lets the planner choose. Ignored by the naive path.
+    pub tile: Option<Tile>,
+    /// Compile with the driver's bounds checks, which the kernels do not need.
+    pub runtime_checks: bool,
+}
+
+impl PlanOptions {
+    /// The given path, everything else left to the planner.
+    pub fn on(path: Path) -> Self {
+        PlanOptions { path: Some(path), ..Default::default() }
+    }
+}
+
+impl DiffAttention {
+    /// Reads what `device` can do; compiles nothing yet.
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        DiffAttention {
+            device: device.clone(),
+            queue: queue.clone(),
+            caps: Arc::new(Caps::of(device)),
+            pipelines: Arc::default(),
+        }
+    }
+
+    /// What the device can do.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// Validates the problem, chooses path and tile, and compiles the kernel unless it is there already.
+    ///
+    /// # Errors
+    /// Those of [`Problem::validate`]; [`crate::Error::MissingFeature`] or [`crate::Error::Limit`] when the device
+    /// cannot run the path or tile asked for; [`crate::Error::Shader`] when the driver refuses the kernel.
+    pub async fn plan_forward(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
+        ForwardPlan::new(self, problem, options).await
+    }
+
+    /// Plans, uploads, runs, submits and reads back: the whole operation on tensors in host memory.
+    ///
+    /// # Errors
+    /// Those of [`DiffAttention::plan_forward`] and of [`ForwardPlan::run`].
+    pub async fn forward(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
+        self.plan_forward(problem, PlanOptions::default()).await?.run(inputs).await
+    }
+
+    /// [`DiffAttention::plan_forward`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_forward_blocking(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
+        pollster::block_on(self.plan_forward(problem, options))
+    }
+
+    /// [`DiffAttention::forward`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn forward_blocking(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
+        pollster::block_on(self.forward(problem, inputs))
+    }
+}

@@ -1,0 +1,79 @@
+//! What the device can do, read once. Pure data afterwards: every decision about tiles and variants is made from it.
+
+use std::fmt;
+
+/// Capabilities of a device that the kernels care about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Caps {
+    /// Name of the adapter, for messages; empty where the browser hides it.
+    pub adapter: String,
+    /// Bytes of workgroup memory (`max_compute_workgroup_storage_size`).
+    pub workgroup_storage: u32,
+    /// Invocations in a workgroup (`max_compute_invocations_per_workgroup`, and its x dimension).
+    pub invocations: u32,
+    /// Bytes of one storage binding (`max_storage_buffer_binding_size`).
+    pub storage_binding: u64,
+    /// Storage buffers in one shader stage.
+    pub storage_buffers: u32,
+    /// Alignment of a storage binding's offset, in bytes.
+    pub offset_alignment: u32,
+    /// Workgroups along one dimension of a dispatch.
+    pub workgroups: u32,
+    /// Whether `unpack2x16float` may be used (`SHADER_F16`, or a browser).
+    pub unpack_f16: bool,
+    /// Smallest and largest subgroup, where subgroup operations are enabled.
+    pub subgroups: Option<(u32, u32)>,
+}
+
+impl Caps {
+    /// Reads the capabilities that `device` was created with.
+    pub fn of(device: &wgpu::Device) -> Self {
+        let limits = device.limits();
+        let features = device.features();
+        // Some browsers lack `GPUDevice.adapterInfo`, and none passes subgroups on through wgpu 30.
+        let info = (!cfg!(target_arch = "wasm32")).then(|| device.adapter_info());
+        Caps {
+            workgroup_storage: limits.max_compute_workgroup_storage_size,
+            invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            storage_binding: limits.max_storage_buffer_binding_size,
+            storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            offset_alignment: limits.min_storage_buffer_offset_alignment,
+            workgroups: limits.max_compute_workgroups_per_dimension,
+            unpack_f16: cfg!(target_arch = "wasm32") || features.contains(wgpu::Features::SHADER_F16),
+            subgroups: info
+                .as_ref()
+                .filter(|_| features.contains(wgpu::Features::SUBGROUP))
+                .map(|info| (info.subgroup_min_size, info.subgroup_max_size)),
+            adapter: info.map(|info| info.name).unwrap_or_default(),
+        }
+    }
+
+    /// The limits that every WebGPU device has, without optional features: the floor that each kernel must fit.
+    pub fn floor() -> Self {
+        Caps {
+            adapter: "WebGPU default limits".into(),
+            workgroup_storage: 16 << 10,
+            invocations: 256,
+            storage_binding: 128 << 20,
+            storage_buffers: 8,
+            offset_alignment: 256,
+            workgroups: 65535,
+            unpack_f16: false,
+            subgroups: None,
+        }
+    }
+}
+
+impl fmt::Display for Caps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = self.workgroup_storage >> 10;
+        write!(f, "{kib} KiB workgroup storage, {} invocations, ", self.invocations)?;
+        match self.subgroups {
+            None => write!(f, "no subgroups")?,
+            Some((min, max)) if min == max => write!(f, "subgroups of {min}")?,
+            Some((min, max)) => write!(f, "subgroups of {min} to {max}")?,
+        }
+        write!(f, ", {} MiB storage bindings", self.storage_binding >> 20)
+    }
+}

@@ -1,0 +1,84 @@
+//! Variant → compiled pipeline, kept for the life of the handle.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::shader::Variant;
+
+/// What a pipeline is compiled from: the variant, and whether the driver's runtime checks are on.
+pub(crate) type Key = (Variant, bool);
+
+/// Compiled pipelines by variant.
+#[derive(Debug, Default)]
+pub(crate) struct Pipelines {
+    compiled: Mutex<HashMap<Key, Arc<wgpu::ComputePipeline>>>,
+}
+
+impl Pipelines {
+    /// The pipeline of a variant, compiled on first use.
+    ///
+    /// # Errors
+    /// [`Error::Shader`] with what wgpu or the driver said; [`Error::OutOfMemory`].
+    pub(crate) async fn get(&self, device: &wgpu::Device, key: Key) -> Result<Arc<wgpu::ComputePipeline>> {
+        if let Some(pipeline) = self.lock().get(&key) {
+            return Ok(pipeline.clone());
+        }
+        // The lock is not held while compiling: two callers may compile one variant, and the first result stays.
+        let pipeline = Arc::new(compile(device, key).await?);
+        Ok(self.lock().entry(key).or_insert(pipeline).clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<wgpu::ComputePipeline>>> {
+        // A panic elsewhere cannot leave a half-inserted pipeline behind.
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn compile(device: &wgpu::Device, (variant, runtime_checks): Key) -> Result<wgpu::ComputePipeline> {
+    let label = variant.label();
+    let source = variant.source();
+    #[cfg(not(target_arch = "wasm32"))]
+    dump(&label, &source);
+    let checks =
+        if runtime_checks { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
+    let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+    #[expect(unsafe_code, reason = "bounds checks cost up to a third; see the safety comment")]
+    // SAFETY: the text is this crate's own. Every index is derived from sizes that `bind` checked against the bound
+    // ranges, loops end by construction, and the tests give the same bits with the checks on and off.
+    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&label),
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Every kernel writes workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    // All scopes are popped, innermost first, before any error is returned.
+    let errors = [validation.pop().await, internal.pop().await, out_of_memory.pop().await];
+    match errors.into_iter().flatten().next() {
+        None => Ok(pipeline),
+        Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory { during: format!("compiling {label}") }),
+        Some(error) => Err(Error::Shader { label, message: error.to_string() }),
+    }
+}
+
+/// Writes the text to the folder named by `DIFFATTN_DUMP_WGSL`, under its label.
+#[cfg(not(target_arch = "wasm32"))]
+fn dump(label: &str, source: &str) {
+    let Some(folder) = std::env::var_os("DIFFATTN_DUMP_WGSL") else { return };
+    let path = std::path::Path::new(&folder).join(format!("{label}.wgsl"));
+    // A debugging aid must not stop the program, but it must not fail silently either.
+    if let Err(error) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, source)) {
+        log::warn!("DIFFATTN_DUMP_WGSL: cannot write {}: {error}", path.display());
+    }
+}

@@ -1,0 +1,248 @@
+//! Variant → WGSL text and label. The only place that knows which fragments make up a kernel.
+//!
+//! A kernel is a list of plain WGSL files joined after a generated header of constants. What varies is which file
+//! supplies a function of fixed signature, or a constant that the compiler folds; there is no preprocessor.
+
+use std::fmt::Write as _;
+
+use crate::caps::Caps;
+use crate::problem::{DType, Mask, Problem, Shape};
+use crate::tile::{NAIVE_THREADS, Path, Tile};
+
+/// One compiled kernel: everything that its text depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The kernel family.
+    pub path: Path,
+    /// The tile; `None` for the naive kernel.
+    pub tile: Option<Tile>,
+    /// Storage type.
+    pub dtype: DType,
+    /// Whether f16 is read by `unpack2x16float`; meaningless for other types.
+    pub unpack_f16: bool,
+    /// The mask, without its numbers.
+    pub mask: MaskKind,
+    /// Elements of a key.
+    pub head_dim: u32,
+    /// Elements of a value.
+    pub value_dim: u32,
+    /// Whether scores are softcapped.
+    pub softcap: bool,
+    /// Whether sequences are packed.
+    pub packed: bool,
+    /// Whether LSE is written.
+    pub lse: bool,
+    /// Whether a₂ is written.
+    pub a2: bool,
+}
+
+/// [`Mask`] without its numbers: which fragment is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MaskKind {
+    /// No mask.
+    None,
+    /// Bottom-right causal.
+    Causal,
+    /// A window.
+    Window,
+}
+
+impl From<Mask> for MaskKind {
+    fn from(mask: Mask) -> Self {
+        match mask {
+            Mask::None => MaskKind::None,
+            Mask::Causal => MaskKind::Causal,
+            Mask::Window { .. } => MaskKind::Window,
+        }
+    }
+}
+
+/// A storage binding of a kernel, in the order of the shaders' binding numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Binding {
+    /// The uniform block.
+    Params = 0,
+    /// Queries.
+    Q = 1,
+    /// Keys.
+    K = 2,
+    /// Values.
+    V = 3,
+    /// Gate logits.
+    Lam = 4,
+    /// Output.
+    Out = 5,
+    /// Log-sum-exp.
+    Lse = 6,
+    /// Subtracted member.
+    A2 = 7,
+    /// Packed sequences.
+    Sequences = 8,
+}
+
+macro_rules! wgsl {
+    ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!("../shaders/", $file)))),*] };
+}
+
+/// Every WGSL file, by its path below `shaders/`.
+const FILES: [(&str, &str); 22] = wgsl![
+    "params.wgsl",
+    "online_softmax.wgsl",
+    "forward.wgsl",
+    "forward_naive.wgsl",
+    "elem/f32.wgsl",
+    "elem/f16.wgsl",
+    "elem/bf16.wgsl",
+    "elem/unpack_f16_builtin.wgsl",
+    "elem/unpack_f16_bits.wgsl",
+    "mask/none.wgsl",
+    "mask/causal.wgsl",
+    "mask/window.wgsl",
+    "sequence/even.wgsl",
+    "sequence/packed.wgsl",
+    "score/scaled.wgsl",
+    "score/softcap.wgsl",
+    "output/lse.wgsl",
+    "output/no_lse.wgsl",
+    "output/a2.wgsl",
+    "output/no_a2.wgsl",
+    "exchange/workgroup.wgsl",
+    "exchange/subgroup.wgsl",
+];
+
+fn file(name: &str) -> &'static str {
+    let found = FILES.iter().find(|(path, _)| *path == name);
+    found.map(|(_, text)| *text).unwrap_or_else(|| unreachable!("{name} is not in FILES"))
+}
+
+impl Variant {
+    /// The forward kernel of a problem.
+    pub fn forward(problem: &Problem, path: Path, tile: Option<Tile>, caps: &Caps) -> Self {
+        Variant {
+            path,
+            tile,
+            dtype: problem.dtype,
+            unpack_f16: problem.dtype == DType::F16 && caps.unpack_f16,
+            mask: problem.options.mask().into(),
+            head_dim: problem.shape.head_dim,
+            value_dim: problem.shape.value_dim,
+            softcap: problem.options.softcap.is_some(),
+            packed: problem.packed.is_some(),
+            lse: problem.options.lse,
+            a2: problem.options.a2,
+        }
+    }
+
+    /// The one name of this kernel: pipeline, error, dump, test and benchmark row.
+    pub fn label(&self) -> String {
+        let mask = match self.mask {
+            MaskKind::None => "full",
+            MaskKind::Causal => "causal",
+            MaskKind::Window => "window",
+        };
+        let mut label = format!("diffattn.forward.{}.{mask}.d{}", self.dtype.name(), self.head_dim);
+        if self.value_dim != self.head_dim {
+            let _ = write!(label, "v{}", self.value_dim);
+        }
+        if let Some(tile) = self.tile {
+            let _ = write!(label, ".r{}k{}t{}", tile.rows(), tile.keys(), tile.threads);
+            let _ = write!(label, "n{}", tile.keys_per_lane);
+            if tile.heads_per_tile > 1 {
+                let _ = write!(label, "h{}", tile.heads_per_tile);
+            }
+            label.push_str(if tile.stage_q { "q" } else { "" });
+            label.push_str(if tile.separate_v { "v" } else { "" });
+        }
+        let flags = [
+            (self.unpack_f16, ".unpack"),
+            (self.softcap, ".softcap"),
+            (self.packed, ".packed"),
+            (self.lse, ".lse"),
+            (self.a2, ".a2"),
+        ];
+        label.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
+        format!("{label}.{}", self.path.name())
+    }
+
+    /// The files that make up this kernel, after the header.
+    fn files(&self) -> Vec<&'static str> {
+        let mut files = vec![if self.tile.is_some() { "forward.wgsl" } else { "forward_naive.wgsl" }];
+        files.push("params.wgsl");
+        files.push("online_softmax.wgsl");
+        match (self.dtype, self.unpack_f16) {
+            (DType::F32, _) => files.push("elem/f32.wgsl"),
+            (DType::Bf16, _) => files.push("elem/bf16.wgsl"),
+            (DType::F16, true) => files.extend(["elem/f16.wgsl", "elem/unpack_f16_builtin.wgsl"]),
+            (DType::F16, false) => files.extend(["elem/f16.wgsl", "elem/unpack_f16_bits.wgsl"]),
+        }
+        files.push(match self.mask {
+            MaskKind::None => "mask/none.wgsl",
+            MaskKind::Causal => "mask/causal.wgsl",
+            MaskKind::Window => "mask/window.wgsl",
+        });
+        files.push(if self.packed { "sequence/packed.wgsl" } else { "sequence/even.wgsl" });
+        files.push(if self.softcap { "score/softcap.wgsl" } else { "score/scaled.wgsl" });
+        files.push(if self.lse { "output/lse.wgsl" } else { "output/no_lse.wgsl" });
+        files.push(if self.a2 { "output/a2.wgsl" } else { "output/no_a2.wgsl" });
+        match self.path {
+            Path::Naive => {}
+            Path::Portable => files.push("exchange/workgroup.wgsl"),
+            Path::Subgroup => files.push("exchange/subgroup.wgsl"),
+        }
+        files
+    }
+
+    /// The complete WGSL text.
+    pub fn source(&self) -> String {
+        let mut text = format!("// {}\n", self.label());
+        for (name, value) in self.constants() {
+            let _ = writeln!(text, "const {name}: u32 = {value}u;");
+        }
+        if let Some(tile) = self.tile {
+            let _ = writeln!(text, "const STAGE_Q: bool = {};", tile.stage_q);
+        }
+        for name in self.files() {
+            let _ = write!(text, "\n// ---- {name}\n{}", file(name));
+        }
+        text
+    }
+
+    fn constants(&self) -> Vec<(&'static str, u32)> {
+        let shape = Shape {
+            batch: 1,
+            q_len: 1,
+            kv_len: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: self.head_dim,
+            value_dim: self.value_dim,
+        };
+        let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim)];
+        match self.tile {
+            None => constants.push(("THREADS", NAIVE_THREADS)),
+            Some(tile) => constants.extend([
+                ("THREADS", tile.threads),
+                ("KEY_LANES", tile.key_lanes),
+                ("KEYS_PER_LANE", tile.keys_per_lane),
+                ("HEADS_PER_TILE", tile.heads_per_tile),
+                ("QUADS_PER_LANE", tile.quads_per_lane(&shape)),
+                ("KV_STRIDE", tile.kv_stride(&shape)),
+                ("V_BASE", tile.v_base(&shape)),
+                ("KV_SLOTS", tile.kv_slots(&shape)),
+                ("Q_STRIDE", tile.q_stride(&shape)),
+                ("Q_SLOTS", tile.q_slots(&shape)),
+            ]),
+        }
+        constants
+    }
+
+    /// The bindings that this kernel uses, in the order of their numbers.
+    pub fn bindings(&self) -> Vec<Binding> {
+        use Binding::*;
+        let mut bindings = vec![Params, Q, K, V, Lam, Out];
+        bindings.extend(self.lse.then_some(Lse));
+        bindings.extend(self.a2.then_some(A2));
+        bindings.extend(self.packed.then_some(Sequences));
+        bindings
+    }
+}

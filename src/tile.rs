@@ -1,0 +1,336 @@
+//! (problem, capabilities, path) → tile: which part of the work a workgroup owns. Pure.
+
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::problem::{DType, Problem, Shape};
+
+/// The kernel family that runs a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Path {
+    /// One invocation per output row: the on-device check, never chosen by itself.
+    Naive,
+    /// Tiled and register-blocked; needs no optional feature.
+    Portable,
+    /// The tiled kernel with subgroup shuffles instead of workgroup memory; needs `SUBGROUP`.
+    Subgroup,
+}
+
+impl Path {
+    /// Every path, in the order of a ladder's rungs.
+    pub const ALL: [Path; 3] = [Path::Naive, Path::Portable, Path::Subgroup];
+
+    /// The name used in labels, flags and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Path::Naive => "naive",
+            Path::Portable => "portable",
+            Path::Subgroup => "subgroup",
+        }
+    }
+}
+
+/// What one workgroup of the tiled kernels owns; `shaders/forward.wgsl` tells the meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Invocations in the workgroup; a multiple of `key_lanes`.
+    pub threads: u32,
+    /// Invocations that share four rows; a power of two.
+    pub key_lanes: u32,
+    /// Keys whose scores one invocation computes for its four rows.
+    pub keys_per_lane: u32,
+    /// Output heads of one KV group whose rows share the tile; divides `heads / kv_heads`.
+    pub heads_per_tile: u32,
+    /// Whether Q is held in workgroup memory instead of being re-read for every key tile.
+    pub stage_q: bool,
+    /// Whether V has its own place in workgroup memory instead of K's.
+    pub separate_v: bool,
+}
+
+impl Tile {
+    /// Invocation rows: each owns four packed query rows.
+    pub const fn row_lanes(&self) -> u32 {
+        self.threads / self.key_lanes
+    }
+
+    /// Packed query rows: position × output head of the tile × member of the pair.
+    pub const fn rows(&self) -> u32 {
+        4 * self.row_lanes()
+    }
+
+    /// Keys of one step.
+    pub const fn keys(&self) -> u32 {
+        self.key_lanes * self.keys_per_lane
+    }
+
+    /// Query positions.
+    pub const fn positions(&self) -> u32 {
+        self.rows() / (2 * self.heads_per_tile)
+    }
+
+    /// vec4 output accumulators of one invocation and row.
+    pub const fn quads_per_lane(&self, shape: &Shape) -> u32 {
+        (shape.value_dim / 4).div_ceil(self.key_lanes)
+    }
+
+    /// vec4 slots between two keys in workgroup memory: odd, so that neighbouring keys fall into different banks.
+    pub const fn kv_stride(&self, shape: &Shape) -> u32 {
+        let values = self.key_lanes * self.quads_per_lane(shape);
+        let keys = shape.head_dim / 4;
+        (if values > keys { values } else { keys }) | 1
+    }
+
+    /// First vec4 slot of V: 0 where it takes K's place.
+    pub const fn v_base(&self, shape: &Shape) -> u32 {
+        if self.separate_v { self.keys() * self.kv_stride(shape) } else { 0 }
+    }
+
+    /// vec4 slots of K and V together.
+    pub const fn kv_slots(&self, shape: &Shape) -> u32 {
+        self.v_base(shape) + self.keys() * self.kv_stride(shape)
+    }
+
+    /// vec4 slots between two staged rows of Q.
+    pub const fn q_stride(&self, shape: &Shape) -> u32 {
+        (shape.head_dim / 4) | 1
+    }
+
+    /// vec4 slots of Q; one where Q is not staged, since an array cannot be empty.
+    pub const fn q_slots(&self, shape: &Shape) -> u32 {
+        if self.stage_q { self.rows() * self.q_stride(shape) } else { 1 }
+    }
+
+    /// Bytes of workgroup memory: the terms stated at the head of forward.wgsl and of exchange/*.wgsl.
+    pub const fn workgroup_bytes(&self, shape: &Shape, path: Path) -> u32 {
+        let exchange = match path {
+            Path::Portable => self.threads + self.row_lanes() * (self.keys() + 1),
+            Path::Naive | Path::Subgroup => 0,
+        };
+        16 * (self.kv_slots(shape) + self.q_slots(shape) + exchange)
+    }
+
+    /// Whether the kernel's own rules hold, apart from any device.
+    fn is_sound(&self, shape: &Shape) -> bool {
+        self.key_lanes.is_power_of_two()
+            && self.threads >= self.key_lanes
+            && self.threads % self.key_lanes == 0
+            && self.keys_per_lane > 0
+            && self.heads_per_tile > 0
+            && shape.group() % self.heads_per_tile == 0
+            && self.positions() > 0
+    }
+
+    /// Checks the tile against the problem and the device.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a tile that breaks the kernel's rules, [`Error::MissingFeature`] for the subgroup path
+    /// without subgroups or with subgroups smaller than `key_lanes`, [`Error::Limit`] for too many invocations or too
+    /// much workgroup memory.
+    pub fn validate(&self, shape: &Shape, path: Path, caps: &Caps) -> Result<()> {
+        if !self.is_sound(shape) {
+            let rule = "key_lanes a power of two that divides threads, heads_per_tile a divisor of heads / kv_heads \
+                        with at most rows / 2, keys_per_lane above 0";
+            return Err(Error::invalid("tile", rule, format!("{self:?}")));
+        }
+        if path == Path::Subgroup {
+            let smallest = subgroup_min(caps)?;
+            if self.key_lanes > smallest {
+                let rule = format!("at most {smallest}, the device's smallest subgroup");
+                return Err(Error::invalid("tile.key_lanes", rule, self.key_lanes));
+            }
+        }
+        limit("max_compute_invocations_per_workgroup", self.threads, caps.invocations)?;
+        limit("max_compute_workgroup_storage_size", self.workgroup_bytes(shape, path), caps.workgroup_storage)
+    }
+}
+
+fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
+    if needed <= available {
+        return Ok(());
+    }
+    let what = "one workgroup of the attention kernel".to_string();
+    Err(Error::Limit { name, what, needed: needed.into(), available: available.into() })
+}
+
+fn subgroup_min(caps: &Caps) -> Result<u32> {
+    let hint = "request the feature when creating the device, or use the portable path";
+    let missing = Error::MissingFeature { path: "subgroup", feature: "SUBGROUP", hint };
+    caps.subgroups.map(|(smallest, _)| smallest).ok_or(missing)
+}
+
+/// Invocations of the naive kernel's workgroups: enough to fill any subgroup, within every device's limit.
+pub(crate) const NAIVE_THREADS: u32 = 64;
+
+/// Workgroups that run side by side on a small GPU. WebGPU does not tell; fewer than this leave the device idle.
+const CORES: u32 = 16;
+
+/// A tile, and what it is estimated to cost; comparable between tiles and paths of one problem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// The kernel family.
+    pub path: Path,
+    /// What a workgroup owns.
+    pub tile: Tile,
+    /// Estimated issue slots of the whole problem for each key.
+    pub cost: f64,
+}
+
+/// The tile for a tiled forward kernel: the cheapest, by estimate, of all that fit the device.
+///
+/// # Errors
+/// [`Error::MissingFeature`] for the subgroup path on a device without subgroups; [`Error::Limit`] when not even the
+/// smallest tile fits, which cannot happen at the default limits of WebGPU.
+pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice> {
+    let most_lanes = if path == Path::Subgroup { subgroup_min(caps)?.min(32) } else { 32 };
+    let mut best: Option<Choice> = None;
+    for tile in candidates(&problem.shape, path, most_lanes) {
+        if tile.validate(&problem.shape, path, caps).is_ok() {
+            let cost = cost(problem, path, caps, &tile);
+            if best.is_none_or(|best| cost < best.cost) {
+                best = Some(Choice { path, tile, cost });
+            }
+        }
+    }
+    best.ok_or_else(|| Error::Limit {
+        name: "max_compute_workgroup_storage_size",
+        what: format!("the smallest tile of the {} kernel", path.name()),
+        needed: 16 << 10,
+        available: caps.workgroup_storage.into(),
+    })
+}
+
+/// Every tile worth estimating.
+fn candidates(shape: &Shape, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
+    let (shape, group) = (*shape, shape.group());
+    // More than four output quads for each of four rows (64 accumulators) would spill; small subgroups have no choice.
+    let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| {
+        lanes <= most_lanes && ((shape.value_dim / 4).div_ceil(lanes) <= 4 || lanes * 2 > most_lanes)
+    });
+    lanes.flat_map(move |key_lanes| {
+        [256, 128, 64, 32].into_iter().flat_map(move |threads| {
+            (1..=4).flat_map(move |keys_per_lane| {
+                // Only the subgroup exchange saves a barrier by keeping V apart.
+                let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
+                let packings = (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group % heads == 0);
+                packings.flat_map(move |heads_per_tile| {
+                    places.iter().flat_map(move |&separate_v| {
+                        [false, true].into_iter().map(move |stage_q| Tile {
+                            threads,
+                            key_lanes,
+                            keys_per_lane,
+                            heads_per_tile,
+                            stage_q,
+                            separate_v,
+                        })
+                    })
+                })
+            })
+        })
+    })
+}
+
+/// Estimated time of a tile in issue slots of one multiply-add, relative to other tiles of the same problem.
+///
+/// Counts, for one invocation and one key tile, what the kernel executes: multiply-adds; vec4 loads from workgroup
+/// memory (four slots each: 128 bytes a clock against four 32-wide multiply-adds); loading K and V; barriers. Rows
+/// without work and workgroups that cannot fill a small device are paid for like the others.
+fn cost(problem: &Problem, path: Path, caps: &Caps, tile: &Tile) -> f64 {
+    const LOAD: f64 = 4.0;
+    const BARRIER: f64 = 40.0;
+    let shape = &problem.shape;
+    let (keys, per_lane) = (f64::from(tile.keys()), f64::from(tile.keys_per_lane));
+    let (head_quads, value_quads) = (f64::from(shape.head_dim / 4), f64::from(shape.value_dim / 4));
+    let unpack = match problem.dtype {
+        DType::F32 => 0.0,
+        DType::Bf16 => 4.0,
+        DType::F16 if caps.unpack_f16 => 4.0,
+        DType::F16 => 24.0,
+    };
+    let query_load = if tile.stage_q { LOAD } else { 1.5 * LOAD + unpack };
+    let qk = head_quads * (16.0 * per_lane + 4.0 * query_load + per_lane * LOAD);
+    let quads = f64::from(tile.quads_per_lane(shape));
+    let weight_load = if path == Path::Subgroup { 4.0 } else { LOAD };
+    let pv = keys * (16.0 * quads + quads * LOAD + weight_load);
+    let load = keys * (head_quads + value_quads) * (4.0 * LOAD + unpack) / f64::from(tile.threads);
+    let barriers = match path {
+        Path::Subgroup if tile.separate_v => 2.0,
+        Path::Naive | Path::Portable | Path::Subgroup => 4.0,
+    };
+    let row_max = 2.0 * LOAD * f64::from(tile.key_lanes);
+    let per_invocation = qk + pv + load + row_max + BARRIER * barriers + 30.0 * per_lane;
+
+    // Whole tiles cover q_len × the group's rows; a device with idle cores takes as long as a full one.
+    let q_tiles = shape.q_len.max(1).div_ceil(tile.positions());
+    let tiles = f64::from(q_tiles) * f64::from(shape.group() / tile.heads_per_tile);
+    let workgroups = tiles * f64::from(shape.batch) * f64::from(shape.kv_heads);
+    let idle = (f64::from(CORES) / workgroups).max(1.0);
+    per_invocation * f64::from(tile.threads) * tiles * idle / keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Options;
+
+    fn problem(q_len: u32, heads: u32, kv_heads: u32, head_dim: u32, value_dim: u32, dtype: DType) -> Problem {
+        let shape = Shape { batch: 1, q_len, kv_len: 1024, heads, kv_heads, head_dim, value_dim };
+        Problem::new(shape, dtype, Options::default())
+    }
+
+    #[test]
+    fn every_dimension_has_a_tile_at_the_floor() {
+        for subgroups in [None, Some((4, 128)), Some((8, 8)), Some((32, 32)), Some((128, 128))] {
+            let caps = Caps { subgroups, ..Caps::floor() };
+            for head_dim in (8..=256).step_by(8) {
+                for value_dim in (8..=256).step_by(8) {
+                    for dtype in [DType::F32, DType::F16] {
+                        let problem = problem(100, 6, 2, head_dim, value_dim, dtype);
+                        for path in [Path::Portable, Path::Subgroup] {
+                            if path == Path::Subgroup && subgroups.is_none() {
+                                continue;
+                            }
+                            let tile = forward_tile(&problem, path, &caps).expect("a tile fits").tile;
+                            tile.validate(&problem.shape, path, &caps).expect("it is valid");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_queries_pack_the_heads_of_a_group() {
+        let few = forward_tile(&problem(2, 16, 2, 64, 64, DType::F32), Path::Portable, &Caps::floor()).unwrap().tile;
+        assert_eq!(few.heads_per_tile, 8, "{few:?}");
+        let many =
+            forward_tile(&problem(4096, 16, 2, 64, 64, DType::F32), Path::Portable, &Caps::floor()).unwrap().tile;
+        assert_eq!(many.heads_per_tile, 1, "{many:?}");
+    }
+
+    #[test]
+    fn more_workgroup_memory_never_gives_a_costlier_tile() {
+        for head_dim in [64, 128, 256] {
+            let problem = problem(1024, 16, 8, head_dim, head_dim, DType::F16);
+            let mut last = f64::INFINITY;
+            for kib in [16, 32, 48] {
+                let caps = Caps { workgroup_storage: kib << 10, ..Caps::floor() };
+                let choice = forward_tile(&problem, Path::Portable, &caps).unwrap();
+                let now = choice.cost;
+                assert!(now <= last, "{kib} KiB: {choice:?}, a smaller one costs {last}");
+                last = now;
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let problem = problem(64, 4, 2, 128, 128, DType::F32);
+        let mut tile = forward_tile(&problem, Path::Portable, &Caps::floor()).unwrap().tile;
+        tile.keys_per_lane = 16;
+        let error = tile.validate(&problem.shape, Path::Portable, &Caps::floor()).unwrap_err();
+        assert!(matches!(error, Error::Limit { name: "max_compute_workgroup_storage_size", .. }), "{error}");
+        assert!(error.is_unsupported());
+        let error = forward_tile(&problem, Path::Subgroup, &Caps::floor()).unwrap_err();
+        assert!(matches!(error, Error::MissingFeature { feature: "SUBGROUP", .. }), "{error}");
+    }
+}
