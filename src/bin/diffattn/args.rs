@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diffattn::DType;
+use diffattn::{DType, Path};
 
 /// Differential Transformer V2 attention on any GPU, or on the CPU
 #[derive(Debug, Parser)]
@@ -22,8 +22,8 @@ pub enum Command {
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file
 ///
-/// The file's metadata may give `causal`, `window_left`, `window_right`, `scale` and `softcap` (each JSON-encoded);
-/// flags override it. Sizes come from the shapes of the tensors:
+/// The file's metadata may give causal, window_left, window_right, scale and softcap, each
+/// JSON-encoded; flags override it. Sizes come from the shapes of the tensors:
 ///
 ///   q     batch × q_len × 2·heads × head_dim
 ///   k     batch × kv_len × kv_heads × head_dim
@@ -90,11 +90,11 @@ pub struct OptionArgs {
     pub window: Option<Window>,
 
     /// Factor of q·k before the softmax [default: 1/√head_dim]
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = finite, allow_hyphen_values = true)]
     pub scale: Option<f32>,
 
     /// Scores become X·tanh(score/X); 0 is off
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = cap, allow_hyphen_values = true)]
     pub softcap: Option<f32>,
 }
 
@@ -148,6 +148,18 @@ impl From<DTypeArg> for DType {
     }
 }
 
+impl PathArg {
+    /// The path; `None` leaves it to the planner.
+    pub fn path(self) -> Option<Path> {
+        match self {
+            PathArg::Auto => None,
+            PathArg::Naive => Some(Path::Naive),
+            PathArg::Portable => Some(Path::Portable),
+            PathArg::Subgroup => Some(Path::Subgroup),
+        }
+    }
+}
+
 /// Keys seen to the left and to the right; `None` is open.
 pub type Window = (Option<u32>, Option<u32>);
 
@@ -165,4 +177,8 @@ fn window(text: &str) -> Result<Window, String> {
 fn finite(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|number: &f32| number.is_finite());
     number.ok_or_else(|| "a finite number is needed".into())
+}
+
+fn cap(text: &str) -> Result<f32, String> {
+    finite(text).ok().filter(|cap| *cap >= 0.0).ok_or_else(|| "a number above 0 is needed, or 0 for none".into())
 }

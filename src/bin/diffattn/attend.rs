@@ -28,10 +28,10 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
         note(format_args!("rounded   {} to {}", inputs.rounded.join(", "), problem.dtype.name()));
     }
     writeln!(out, "problem   {}", report::problem(&problem))?;
-    let forward = engine.forward(&problem, &inputs.forward(), args.run.path)?;
+    let forward = engine.forward(&problem, &inputs.forward(), args.run.path.path())?;
     print_run(out, "forward", &forward)?;
     let backward = match inputs.backward() {
-        Some(grads) => Some(engine.backward(&problem, &inputs.forward(), &grads, args.run.path)?),
+        Some(grads) => Some(engine.backward(&problem, &inputs.forward(), &grads, args.run.path.path())?),
         None => None,
     };
     if let Some(backward) = &backward {
@@ -47,7 +47,7 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
 
     if let Some(expected) = expected {
         let verdicts = expected.judge(&problem, &inputs, &results)?;
-        writeln!(out, "\n{}", expected.table(&verdicts))?;
+        writeln!(out, "\n{}", expected.table(&verdicts).trim_fmt())?;
         let failed = verdicts.iter().filter(|verdict| !verdict.passed).count();
         ensure!(failed == 0, "{failed} of {} tensors over the bound", verdicts.len());
     }
@@ -59,6 +59,7 @@ fn print_run<T>(out: &mut impl Write, what: &str, run: &Run<T>) -> Result<()> {
         writeln!(out, "{:<10}{}", "kernel", kernel.label)?;
         writeln!(out, "{:<10}{}", "path", kernel.path)?;
         writeln!(out, "{:<10}{}", "tile", kernel.tile)?;
+        writeln!(out, "{:<10}{:.1?}", "compiled", kernel.time)?;
     }
     writeln!(out, "{what:<10}{:.1?}", run.time)?;
     Ok(())

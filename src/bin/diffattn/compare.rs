@@ -57,11 +57,11 @@ impl Expected {
     }
 
     pub fn table(&self, verdicts: &[Verdict]) -> Table {
-        let mut table = report::table(&["tensor", "error", "bound", "result", "largest error"], &["error", "bound"]);
+        let mut table = report::table(&["tensor", "error", "bound", "result", "worst element"], &["error", "bound"]);
         for (verdict, (_, expected)) in verdicts.iter().zip(&self.tensors) {
             let [error, bound, result] = report::cells(verdict);
             let place = report::place(verdict.index, &expected.shape);
-            table.add_row([verdict.tensor.to_string(), error, bound, result, format!("at {place}")]);
+            table.add_row([verdict.tensor.to_string(), error, bound, result, place]);
         }
         table
     }

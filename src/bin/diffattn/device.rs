@@ -6,6 +6,16 @@ use diffattn::wgpu;
 /// What to do where there is no adapter.
 pub const INSTALL: &str = "install a Vulkan driver (on Debian or Ubuntu: apt-get install mesa-vulkan-drivers)";
 
+/// Keeps Mesa's layer for choosing among several GPUs from printing errors where there is no desktop session.
+///
+/// The layer only sorts the adapters, which we do ourselves. To be called before any other thread starts.
+pub fn quiet_driver() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: called first in `main`, where no other thread can read the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 /// Every adapter of this machine, in the order of their numbers.
 pub fn adapters() -> Vec<wgpu::Adapter> {
     let descriptor = wgpu::InstanceDescriptor {

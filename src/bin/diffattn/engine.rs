@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use diffattn::{HostGradInputs, HostGradients, HostInputs, HostOutputs, Problem, cpu};
+use diffattn::{HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, Problem, cpu, wgpu};
 
 use crate::args::{EngineArg, EngineArgs, PathArg};
 use crate::device;
@@ -31,28 +31,20 @@ impl Engine {
             return Ok((Engine::Cpu, "as asked".into()));
         }
         let adapters = device::adapters();
-        let preferred = device::preferred(&adapters);
         let (index, reason) = if let Some(wanted) = &args.adapter {
-            (device::find(&adapters, wanted)?, "the adapter asked for")
+            (Some(device::find(&adapters, wanted)?), "the adapter asked for".into())
         } else if args.engine == EngineArg::Gpu || args.path != PathArg::Auto {
             let none = || format!("no GPU adapter was found; {}, or use --engine cpu", device::INSTALL);
-            (preferred.with_context(none)?, "the best adapter of this machine")
+            (Some(device::preferred(&adapters).with_context(none)?), "a GPU was asked for".into())
         } else {
-            match preferred {
-                None => return Ok((Engine::Cpu, "since no GPU adapter was found".into())),
-                Some(index) if device::is_software(&adapters[index]) => {
-                    let name = adapters[index].get_info().name;
-                    let reason = format!("since the only adapter, {name}, is software (--engine gpu uses it anyway)");
-                    return Ok((Engine::Cpu, reason));
-                }
-                Some(index) => (index, "the best adapter of this machine"),
-            }
+            automatic(&adapters)
         };
-        let gpu = Gpu::open(&adapters[index]).context("cannot use the GPU; --engine cpu would do without it")?;
-        Ok((Engine::Gpu(gpu), reason.into()))
+        let Some(index) = index else { return Ok((Engine::Cpu, reason)) };
+        let gpu = Gpu::open(&adapters[index]).context("cannot use the GPU (--engine cpu does without)")?;
+        Ok((Engine::Gpu(gpu), reason))
     }
 
-    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: PathArg) -> Result<Run<HostOutputs>> {
+    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
         match self {
             Engine::Cpu => timed(|| cpu::forward(problem, inputs)),
             Engine::Gpu(gpu) => gpu.forward(problem, inputs, path),
@@ -64,7 +56,7 @@ impl Engine {
         problem: &Problem,
         inputs: &HostInputs,
         grads: &HostGradInputs,
-        path: PathArg,
+        path: Option<Path>,
     ) -> Result<Run<HostGradients>> {
         match self {
             Engine::Cpu => timed(|| cpu::backward(problem, inputs, grads)),
@@ -80,6 +72,18 @@ impl fmt::Display for Engine {
             Engine::Gpu(gpu) => write!(f, "GPU, {gpu}"),
         }
     }
+}
+
+/// What `--engine auto` takes, by the number of the adapter; `None` is the CPU engine. And the reason.
+pub fn automatic(adapters: &[wgpu::Adapter]) -> (Option<usize>, String) {
+    let Some(index) = device::preferred(adapters) else {
+        return (None, "no GPU adapter was found".into());
+    };
+    if device::is_software(&adapters[index]) {
+        let name = adapters[index].get_info().name;
+        return (None, format!("no GPU, only a software driver was found ({name}; --engine gpu uses it)"));
+    }
+    (Some(index), "the best adapter of this machine".into())
 }
 
 fn timed<T>(work: impl FnOnce() -> diffattn::Result<T>) -> Result<Run<T>> {

@@ -48,7 +48,7 @@ impl Inputs {
 
 /// The values of a tensor in `dtype`, and whether that took digits away.
 fn read(file: &TensorFile, problem: &Problem, name: &str, dtype: DType) -> Result<(Vec<f32>, bool)> {
-    let Tensor { shape, mut values, dtype: _ } = file.read(name)?;
+    let Tensor { shape, mut values } = file.read(name)?;
     let wanted = axes(&problem.shape, name);
     ensure!(shape == wanted, "`{name}` has the shape {shape:?}, but must be {wanted:?}");
     let mut lossy = false;
@@ -59,7 +59,7 @@ fn read(file: &TensorFile, problem: &Problem, name: &str, dtype: DType) -> Resul
         let stored = dtype.round(*value);
         if !stored.is_finite() {
             let (name, place) = (dtype.name(), format!("`{name}` at {}", place(index, &shape)));
-            bail!("{name} cannot hold {value} ({place}); use --dtype f32");
+            bail!("{name} cannot hold {value:e} ({place}); use --dtype f32");
         }
         lossy |= stored != *value;
         *value = stored;

@@ -24,6 +24,7 @@ use args::{Cli, Command};
 fn main() -> ExitCode {
     // Silent unless asked: what wgpu has to say about drivers is for RUST_LOG.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    device::quiet_driver();
     let cli = Cli::parse();
     let mut stdout = io::stdout().lock();
     let done = match &cli.command {

@@ -37,6 +37,7 @@ impl Output {
         }
         ensure!(path.file_name().is_some(), "cannot write {shown}: it names no file");
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(parent.is_dir(), "cannot write {shown}: there is no directory {}", parent.display());
         let mut builder = tempfile::Builder::new();
         builder.prefix(".diffattn-");
         #[cfg(unix)]

@@ -64,10 +64,10 @@ fn shape(file: &TensorFile) -> Result<Shape> {
         ensure!(shape.len() == names.len(), "`{tensor}` has the shape {shape:?}, but must be [{wanted}]");
         for (&name, &size) in names.iter().zip(shape) {
             let mut value =
-                u32::try_from(size).with_context(|| format!("`{tensor}` is too large: {name} is {size}"))?;
+                u32::try_from(size).ok().with_context(|| format!("`{tensor}` is too large: {name} is {size}"))?;
             let mut name = name;
             if name == "2·heads" {
-                ensure!(value % 2 == 0, "`q` has {value} heads, but they come in pairs: [{wanted}] must be even there");
+                ensure!(value % 2 == 0, "`q` has {value} query heads, but they come in pairs: [{wanted}]");
                 (name, value) = ("heads", value / 2);
             }
             claims.push(Claim { name, value, source: format!("the shape {shape:?} of `{tensor}`") });
@@ -75,7 +75,6 @@ fn shape(file: &TensorFile) -> Result<Shape> {
     }
     for name in ["batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "value_dim"] {
         if let Some(value) = whole(file, name)? {
-            let value = u32::try_from(value).with_context(|| format!("the metadata says {name} {value}"))?;
             claims.push(Claim { name, value, source: "the metadata".into() });
         }
     }
@@ -113,8 +112,8 @@ fn boolean(file: &TensorFile, key: &str) -> Result<Option<bool>> {
     value(file, key, "true or false", Value::as_bool)
 }
 
-fn whole(file: &TensorFile, key: &str) -> Result<Option<i64>> {
-    value(file, key, "a whole number", Value::as_i64)
+fn whole(file: &TensorFile, key: &str) -> Result<Option<u32>> {
+    value(file, key, "a whole number", |value| value.as_u64().and_then(|number| number.try_into().ok()))
 }
 
 fn number(file: &TensorFile, key: &str) -> Result<Option<f32>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use diffattn::reference::Verdict;
-use diffattn::{Problem, Shape};
+use diffattn::{Path, Problem, Shape, Tile};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// An empty table with these columns; those named in `numbers` are aligned to the right.
@@ -40,6 +40,13 @@ pub fn place(mut index: usize, shape: &[usize]) -> String {
     format!("{axes:?}")
 }
 
+/// Sizes of a problem, for a column: `b2 q65 kv65 h4/2 d64`.
+pub fn shape(shape: &Shape) -> String {
+    let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = *shape;
+    let values = if value_dim == head_dim { String::new() } else { format!("/{value_dim}") };
+    format!("b{batch} q{q_len} kv{kv_len} h{heads}/{kv_heads} d{head_dim}{values}")
+}
+
 /// Sizes, storage type and options of a problem, in one line.
 pub fn problem(problem: &Problem) -> String {
     let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = problem.shape;
@@ -62,6 +69,14 @@ pub fn problem(problem: &Problem) -> String {
         let _ = write!(text, ", softcap {softcap}");
     }
     text
+}
+
+/// What a workgroup owns and needs.
+pub fn tile(tile: &Tile, shape: &Shape, path: Path) -> String {
+    let kib = f64::from(tile.workgroup_bytes(shape, path)) / 1024.0;
+    let (rows, keys, threads, heads) = (tile.rows(), tile.keys(), tile.threads, tile.heads_per_tile);
+    let heads = if heads == 1 { "1 head".into() } else { format!("{heads} heads") };
+    format!("{rows} rows × {keys} keys, {heads}, {threads} threads, {kib:.1} KiB")
 }
 
 /// Something is going on: shown on a terminal, nowhere else.

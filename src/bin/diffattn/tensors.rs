@@ -21,7 +21,6 @@ pub struct TensorFile {
 
 /// A tensor, widened to f32.
 pub struct Tensor {
-    pub dtype: DType,
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
@@ -98,7 +97,7 @@ impl TensorFile {
             file.read_exact(&mut bytes)
         });
         read.with_context(|| format!("cannot read `{name}` of {}", self.path.display()))?;
-        Ok(Tensor { dtype, shape, values: decode(dtype, &bytes) })
+        Ok(Tensor { shape, values: decode(dtype, &bytes) })
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
