@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diffattn::{DType, Path};
 
 /// Differential Transformer V2 attention on any GPU, or on the CPU
@@ -11,6 +12,21 @@ use diffattn::{DType, Path};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line, and exits with 2 when it makes no sense.
+    pub fn parse_and_check() -> Self {
+        let cli = Cli::parse();
+        if let Command::Attend(AttendArgs { run, .. }) = &cli.command
+            && run.engine == EngineArg::Cpu
+            && (run.adapter.is_some() || run.path != PathArg::Auto)
+        {
+            let message = "--adapter and --path choose what runs on a GPU; leave them out with --engine cpu";
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
+        cli
+    }
 }
 
 #[derive(Debug, Subcommand)]

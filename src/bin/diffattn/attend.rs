@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use diffattn::{DType, HostGradients, HostOutputs};
 
 use crate::args::AttendArgs;
@@ -39,6 +39,12 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     }
 
     let results = results(&problem, &forward.result, backward.as_ref().map(|run| &run.result));
+    for Named { name, shape, values, .. } in results.iter().filter(|named| named.name != "lse") {
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let place = report::place(index, shape);
+            bail!("`{name}` is {} at {place}: the inputs are too large to compute with", values[index]);
+        }
+    }
     // a₂ is computed for the comparison only.
     let (written, names): (Vec<_>, Vec<_>) =
         results.iter().filter(|named| named.name != "a2").map(|named| (named, named.name)).unzip();

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use diffattn::reference::{Judge, Verdict};
 use diffattn::{DType, HostInputs, Options, Path, Problem, Shape, Sizes};
 
@@ -22,7 +22,7 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         engines.push((Engine::Cpu, vec![None]));
     }
     for index in chosen {
-        let gpu = Gpu::open(&adapters[index])?;
+        let gpu = Gpu::open(&adapters[index]).with_context(|| format!("cannot use adapter {index}"))?;
         let subgroups = gpu.attention().caps().subgroups.is_some();
         let paths = Path::ALL.into_iter().filter(|path| *path != Path::Subgroup || subgroups);
         let paths = paths.map(Some).collect();
@@ -42,19 +42,19 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         for ((engine, paths), table) in engines.iter().zip(&mut tables) {
             for path in paths {
                 bar.set_message(report::shape(&problem.shape));
-                let (label, cells) = match one(engine, problem, &values.inputs(), *path, &judge) {
+                let (label, worst, cells) = match one(engine, problem, &values.inputs(), *path, &judge) {
                     Ok((label, verdict)) => {
                         failed += usize::from(!verdict.passed);
-                        (label, report::cells(&verdict))
+                        (label, verdict.tensor, report::cells(&verdict))
                     }
                     Err(error) => {
                         failed += 1;
                         let path = path.map_or("cpu", Path::name);
-                        (format!("{path}: {error:#}"), ["-".into(), "-".into(), "FAIL".into()])
+                        (format!("{path}: {error:#}"), "-", ["-".into(), "-".into(), "FAIL".into()])
                     }
                 };
                 let [error, bound, result] = cells;
-                table.add_row([label, report::shape(&problem.shape), error, bound, result]);
+                table.add_row([label, report::shape(&problem.shape), worst.into(), error, bound, result]);
                 done += 1;
                 bar.inc(1);
             }
@@ -70,7 +70,7 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
 }
 
 fn table() -> comfy_table::Table {
-    report::table(&["kernel", "shape", "error", "bound", "result"], &["error", "bound"])
+    report::table(&["kernel", "shape", "worst", "error", "bound", "result"], &["error", "bound"])
 }
 
 /// Runs one kernel; the verdict is that of the tensor that comes nearest to its bound, or over it.
@@ -87,11 +87,8 @@ fn one(
         |kernel| kernel.label,
     );
     let share = |verdict: &Verdict| verdict.error / verdict.bound;
-    let verdicts = judge.outputs(&run.result)?;
-    match verdicts.into_iter().max_by(|a, b| share(a).total_cmp(&share(b))) {
-        Some(worst) => Ok((label, worst)),
-        None => bail!("nothing was computed"),
-    }
+    let worst = judge.outputs(&run.result)?.into_iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+    Ok((label, worst.context("nothing was computed")?))
 }
 
 /// Small problems that take every branch: masks, tails, rows without keys, few queries, all storage types.

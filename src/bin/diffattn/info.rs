@@ -74,7 +74,11 @@ fn print(out: &mut impl Write, index: usize, adapter: &wgpu::Adapter) -> Result<
         device::kind(info.device_type).into(),
         info.backend.to_string(),
         has(wgpu::Features::SHADER_F16, "f16"),
-        subgroups(&info, features).map_or("no subgroups".into(), |(min, max)| format!("subgroups {min}–{max}")),
+        match subgroups(&info, features) {
+            None => "no subgroups".into(),
+            Some((min, max)) if min == max => format!("subgroups {min}"),
+            Some((min, max)) => format!("subgroups {min}–{max}"),
+        },
         has(wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
         matrices(adapter),
     ];

@@ -17,15 +17,13 @@ mod tensors;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
     // Silent unless asked: what wgpu has to say about drivers is for RUST_LOG.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
     device::quiet_driver();
-    let cli = Cli::parse();
+    let cli = Cli::parse_and_check();
     let mut stdout = io::stdout().lock();
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
