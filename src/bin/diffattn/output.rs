@@ -46,7 +46,7 @@ impl Output {
             use std::os::unix::fs::PermissionsExt as _;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let file = builder.tempfile_in(parent).map_err(std::io::Error::from).map_err(|error| {
+        let file = builder.tempfile_in(parent).map_err(|error| {
             anyhow::anyhow!("cannot write into the directory {}: {}", parent.display(), error.kind())
         })?;
         Ok(Output { path, file })
