@@ -1,1 +1,51 @@
-fn main() {}
+//! The command: DIFF V2 attention on safetensors files, and what this machine can do.
+
+mod args;
+mod attend;
+mod check;
+mod compare;
+mod device;
+mod engine;
+mod gpu;
+mod info;
+mod inputs;
+mod output;
+mod parameters;
+mod report;
+mod tensors;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    // Silent unless asked: what wgpu has to say about drivers is for RUST_LOG.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    device::quiet_driver();
+    let cli = Cli::parse_and_check();
+    let mut stdout = io::stdout().lock();
+    let done = match &cli.command {
+        Command::Attend(args) => attend::run(args, &mut stdout),
+        Command::Info(args) => info::run(args, &mut stdout),
+        Command::Check(args) => check::run(args, &mut stdout),
+    };
+    match done.and_then(|()| Ok(stdout.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the reader of our output has gone away (`diffattn info | head -1`), which is its right.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// One line on stderr; unlike `eprintln!` it does not panic when nobody listens.
+fn note(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

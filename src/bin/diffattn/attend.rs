@@ -1,0 +1,92 @@
+//! `diffattn attend`: the operation on the tensors of a file.
+
+use std::io::Write;
+
+use anyhow::{Result, bail, ensure};
+use diffattn::{DType, HostGradients, HostOutputs};
+
+use crate::args::AttendArgs;
+use crate::compare::Expected;
+use crate::engine::{Engine, Run};
+use crate::inputs::Inputs;
+use crate::output::{Named, Output};
+use crate::parameters::{self, axes};
+use crate::tensors::TensorFile;
+use crate::{note, report};
+
+pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
+    let file = TensorFile::open(&args.input)?;
+    let mut problem = parameters::problem(&file, args.dtype.map(DType::from), &args.options)?;
+    let inputs = Inputs::read(&file, &problem, args.grad)?;
+    let expected = if args.compare { Some(Expected::read(&file, &problem.shape, args.grad)?) } else { None };
+    problem.options.a2 = expected.as_ref().is_some_and(|expected| expected.has("a2"));
+    let output = Output::create(&args.output, file.path())?;
+
+    let (engine, reason) = Engine::choose(&args.run)?;
+    note(format_args!("engine    {engine}: {reason}"));
+    if !inputs.rounded.is_empty() {
+        note(format_args!("rounded   {} to {}", inputs.rounded.join(", "), problem.dtype.name()));
+    }
+    writeln!(out, "problem   {}", report::problem(&problem))?;
+    let forward = engine.forward(&problem, &inputs.forward(), args.run.path.path())?;
+    print_run(out, "forward", &forward)?;
+    let backward = match inputs.backward() {
+        Some(grads) => Some(engine.backward(&problem, &inputs.forward(), &grads, args.run.path.path())?),
+        None => None,
+    };
+    if let Some(backward) = &backward {
+        print_run(out, "backward", backward)?;
+    }
+
+    let results = results(&problem, &forward.result, backward.as_ref().map(|run| &run.result));
+    for Named { name, shape, values, .. } in results.iter().filter(|named| named.name != "lse") {
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let place = report::place(index, shape);
+            bail!("`{name}` is {} at {place}: the inputs are too large to compute with", values[index]);
+        }
+    }
+    // a₂ is computed for the comparison only.
+    let (written, names): (Vec<_>, Vec<_>) =
+        results.iter().filter(|named| named.name != "a2").map(|named| (named, named.name)).unzip();
+    output.write(&written)?;
+    writeln!(out, "wrote     {} to {}", names.join(", "), args.output.display())?;
+
+    if let Some(expected) = expected {
+        let verdicts = expected.judge(&problem, &inputs, &results)?;
+        writeln!(out, "\n{}", expected.table(&verdicts).trim_fmt())?;
+        let failed = verdicts.iter().filter(|verdict| !verdict.passed).count();
+        ensure!(failed == 0, "{failed} of {} tensors over the bound", verdicts.len());
+    }
+    Ok(())
+}
+
+fn print_run<T>(out: &mut impl Write, what: &str, run: &Run<T>) -> Result<()> {
+    if let Some(kernel) = &run.kernel {
+        writeln!(out, "{:<10}{}", "kernel", kernel.label)?;
+        writeln!(out, "{:<10}{}", "path", kernel.path)?;
+        writeln!(out, "{:<10}{}", "tile", kernel.tile)?;
+        writeln!(out, "{:<10}{:.1?}", "compiled", kernel.time)?;
+    }
+    writeln!(out, "{what:<10}{:.1?}", run.time)?;
+    Ok(())
+}
+
+/// Everything that was computed, by its name in files.
+fn results<'a>(
+    problem: &diffattn::Problem,
+    outputs: &'a HostOutputs,
+    gradients: Option<&'a HostGradients>,
+) -> Vec<Named<'a>> {
+    let stored = problem.dtype;
+    let mut tensors = vec![("out", stored, Some(&outputs.out))];
+    tensors.push(("lse", DType::F32, outputs.lse.as_ref()));
+    tensors.push(("a2", stored, outputs.a2.as_ref()));
+    if let Some(HostGradients { dq, dk, dv, dlam }) = gradients {
+        tensors.extend([("dq", stored, Some(dq)), ("dk", stored, Some(dk)), ("dv", stored, Some(dv))]);
+        tensors.push(("dlam", DType::F32, Some(dlam)));
+    }
+    let named = tensors.into_iter().filter_map(|(name, dtype, values)| {
+        Some(Named { name, dtype, shape: axes(&problem.shape, name), values: values? })
+    });
+    named.collect()
+}

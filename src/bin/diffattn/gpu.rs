@@ -1,0 +1,69 @@
+//! The GPU engine of the command: one adapter, and the kernels on it.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use diffattn::{
+    DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, PlanOptions, Problem, wgpu,
+};
+
+use crate::engine::Run;
+use crate::report;
+
+pub struct Gpu {
+    name: String,
+    attention: DiffAttention,
+}
+
+/// The kernel that ran, in words.
+pub struct Kernel {
+    pub label: String,
+    pub path: String,
+    pub tile: String,
+    /// Planning and compiling.
+    pub time: Duration,
+}
+
+impl Gpu {
+    pub fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let (device, queue) = pollster::block_on(diffattn::request_device(adapter))?;
+        Ok(Gpu { name: adapter.get_info().name, attention: DiffAttention::new(&device, &queue) })
+    }
+
+    pub fn attention(&self) -> &DiffAttention {
+        &self.attention
+    }
+
+    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+        let mut options = PlanOptions::default();
+        options.path = path;
+        let start = Instant::now();
+        let plan = self.attention.plan_forward_blocking(problem, options)?;
+        let kernel = Kernel {
+            label: plan.label(),
+            path: format!("{} ({})", plan.path().name(), plan.reason()),
+            tile: plan.tile().map_or("none".into(), |tile| report::tile(&tile, &problem.shape, plan.path())),
+            time: start.elapsed(),
+        };
+        let start = Instant::now();
+        let result = pollster::block_on(plan.run(inputs))?;
+        Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
+    }
+
+    pub fn backward(
+        &self,
+        _problem: &Problem,
+        _inputs: &HostInputs,
+        _grads: &HostGradInputs,
+        _path: Option<Path>,
+    ) -> Result<Run<HostGradients>> {
+        bail!("gradients are computed by the CPU engine only, so far; use --engine cpu")
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

@@ -1,0 +1,81 @@
+//! Writing the results: a file that appears whole or not at all.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use diffattn::DType;
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use tempfile::NamedTempFile;
+
+/// A temporary file beside the path that it will take. Dropped unwritten, it leaves nothing.
+pub struct Output {
+    path: PathBuf,
+    file: NamedTempFile,
+}
+
+/// A result to be written.
+pub struct Named<'a> {
+    pub name: &'static str,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    pub values: &'a [f32],
+}
+
+impl Output {
+    /// Reserves `path`, before any work is done. `input` must not be overwritten.
+    pub fn create(path: &Path, input: &Path) -> Result<Self> {
+        let shown = path.display();
+        let mut path = path.to_path_buf();
+        if let Ok(kind) = path.metadata() {
+            ensure!(kind.is_file(), "cannot write {shown}: it is there and not a regular file; choose another name");
+            // What a link names is replaced, not the link.
+            path = path.canonicalize().with_context(|| format!("cannot write {shown}"))?;
+            let same = input.canonicalize().is_ok_and(|input| input == path);
+            ensure!(!same, "the output {shown} is the input file; choose another name");
+        }
+        ensure!(path.file_name().is_some(), "cannot write {shown}: it names no file");
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(parent.is_dir(), "cannot write {shown}: there is no directory {}", parent.display());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".diffattn-");
+        #[cfg(unix)]
+        {
+            // Like any new file: what the umask leaves of it.
+            use std::os::unix::fs::PermissionsExt as _;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(parent).map_err(|error| {
+            anyhow::anyhow!("cannot write into the directory {}: {}", parent.display(), error.kind())
+        })?;
+        Ok(Output { path, file })
+    }
+
+    pub fn write(self, tensors: &[&Named]) -> Result<()> {
+        let shown = self.path.display();
+        let encoded: Vec<_> = tensors.iter().map(|tensor| encode(tensor.dtype, tensor.values)).collect();
+        let views = tensors.iter().zip(&encoded).map(|(tensor, bytes)| {
+            let dtype = match tensor.dtype {
+                DType::F32 => Dtype::F32,
+                DType::F16 => Dtype::F16,
+                DType::Bf16 => Dtype::BF16,
+            };
+            Ok((tensor.name, TensorView::new(dtype, tensor.shape.clone(), bytes)?))
+        });
+        let bytes = serialize(views.collect::<Result<Vec<_>>>()?, None)?;
+        let mut writer = BufWriter::new(self.file.as_file());
+        writer.write_all(&bytes).and_then(|()| writer.flush()).with_context(|| format!("cannot write {shown}"))?;
+        drop(writer);
+        self.file.persist(&self.path).map_err(|error| error.error).with_context(|| format!("cannot write {shown}"))?;
+        Ok(())
+    }
+}
+
+fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+    }
+}

@@ -1,0 +1,143 @@
+//! How a problem is cut into tiles of query rows, and where a tile's rows lie in the tensors.
+
+use crate::problem::{Mask, Problem, Shape};
+use std::ops::Range;
+
+/// Rows of a tile, where there are that many: its scores stay in a second-level cache and the products run at full
+/// speed, while a causal tile computes few scores that nobody sees.
+pub(super) const ROWS: usize = 256;
+
+/// One sequence of the batch, located in the tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Span {
+    /// First query token, counted over the whole batch.
+    pub(super) q_token: usize,
+    /// Queries.
+    pub(super) q_len: usize,
+    /// First key token, counted over the whole batch.
+    pub(super) kv_token: usize,
+    /// Keys.
+    pub(super) kv_len: usize,
+    /// Element of the LSE of head 0 and query 0.
+    lse: usize,
+}
+
+impl Span {
+    /// Every sequence of the problem, in order.
+    pub(super) fn all(problem: &Problem) -> impl Iterator<Item = Span> {
+        let (_, q_extent, kv_extent) = problem.extents();
+        let heads = problem.shape.heads as usize;
+        (0..problem.shape.batch).map(move |b| {
+            let sequence = problem.sequence(b);
+            // Packed sequences share one row of the batch and start inside it; others have their own row.
+            let b = if problem.packed.is_some() { 0 } else { b as usize };
+            let q_start = sequence.q_start as usize;
+            Span {
+                q_token: b * q_extent as usize + q_start,
+                q_len: sequence.q_len as usize,
+                kv_token: b * kv_extent as usize + sequence.kv_start as usize,
+                kv_len: sequence.kv_len as usize,
+                lse: b * 2 * heads * q_extent as usize + q_start,
+            }
+        })
+    }
+}
+
+/// Query rows that share one KV head: both members × consecutive positions × consecutive pairs, in this order, so that
+/// the members are the two halves of the rows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tile {
+    pub(super) span: Span,
+    pub(super) kv_head: usize,
+    /// Positions within the sequence; never empty.
+    pub(super) positions: Range<usize>,
+    /// Output heads, all of the group of `kv_head`; never empty.
+    pub(super) pairs: Range<usize>,
+    shape: Shape,
+    mask: Mask,
+}
+
+impl Tile {
+    /// The tiles of a problem; those of one sequence and KV head follow each other.
+    pub(super) fn all(problem: &Problem) -> Vec<Tile> {
+        let shape = problem.shape;
+        let group = shape.group() as usize;
+        let pair_step = group.min(ROWS / 2);
+        let position_step = ROWS / (2 * pair_step);
+        let mut tiles = Vec::new();
+        for span in Span::all(problem) {
+            for kv_head in 0..shape.kv_heads as usize {
+                for pairs in steps(kv_head * group..(kv_head + 1) * group, pair_step) {
+                    tiles.extend(steps(0..span.q_len, position_step).map(|positions| Tile {
+                        span,
+                        kv_head,
+                        positions,
+                        pairs: pairs.clone(),
+                        shape,
+                        mask: problem.options.mask(),
+                    }));
+                }
+            }
+        }
+        tiles
+    }
+
+    /// Rows of one member: positions × pairs.
+    pub(super) fn half(&self) -> usize {
+        self.positions.len() * self.pairs.len()
+    }
+
+    /// Keys, within the sequence, that position `i` of the sequence sees.
+    pub(super) fn keys_of(&self, i: usize) -> Range<usize> {
+        // Lengths are at most 2²⁸, so they fit both types.
+        let p = i as i64 + self.span.kv_len as i64 - self.span.q_len as i64;
+        let keys = self.mask.keys(p, self.span.kv_len as u32);
+        keys.start as usize..keys.end as usize
+    }
+
+    /// The smallest range of keys that contains all that the tile sees. Both ends of what a position sees never fall
+    /// from one position to the next.
+    pub(super) fn keys(&self) -> Range<usize> {
+        self.keys_of(self.positions.start).start..self.keys_of(self.positions.end - 1).end
+    }
+
+    /// Query tokens, counted over the whole batch.
+    fn tokens(&self) -> Range<usize> {
+        self.span.q_token + self.positions.start..self.span.q_token + self.positions.end
+    }
+
+    /// Where the `width` elements of each row lie in q: row by row in the order of the tile.
+    pub(super) fn q_rows(&self) -> impl Iterator<Item = Range<usize>> {
+        let (heads, width) = (2 * self.shape.heads as usize, self.shape.head_dim as usize);
+        (0..2).flat_map(move |member| {
+            self.tokens().flat_map(move |token| {
+                self.pairs.clone().map(move |pair| {
+                    let start = (token * heads + 2 * pair + member) * width;
+                    start..start + width
+                })
+            })
+        })
+    }
+
+    /// Where each position's pairs lie in a tensor of tokens × heads × `width`.
+    pub(super) fn pair_rows(&self, width: usize) -> impl Iterator<Item = Range<usize>> {
+        let heads = self.shape.heads as usize;
+        self.tokens()
+            .map(move |token| (token * heads + self.pairs.start) * width..(token * heads + self.pairs.end) * width)
+    }
+
+    /// Where the positions of each query head lie in the LSE: member by member, pair by pair.
+    pub(super) fn lse_rows(&self, q_extent: usize) -> impl Iterator<Item = Range<usize>> {
+        (0..2).flat_map(move |member| {
+            self.pairs.clone().map(move |pair| {
+                let start = self.span.lse + (2 * pair + member) * q_extent;
+                start + self.positions.start..start + self.positions.end
+            })
+        })
+    }
+}
+
+/// `range` cut into pieces of `step`, the last one shorter.
+pub(super) fn steps(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(step).map(move |start| start..(start + step).min(range.end))
+}
