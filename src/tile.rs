@@ -199,6 +199,21 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
     })
 }
 
+/// The path and tile that a plan takes unless told otherwise, and why.
+///
+/// # Errors
+/// Those of [`forward_tile`] on the portable path.
+pub fn choose_forward(problem: &Problem, caps: &Caps) -> Result<(Choice, String)> {
+    let portable = forward_tile(problem, Path::Portable, caps)?;
+    if caps.subgroups.is_none() {
+        return Ok((portable, "the device has no subgroup operations enabled".into()));
+    }
+    let subgroup = forward_tile(problem, Path::Subgroup, caps)?;
+    let (choice, other) = if subgroup.cost < portable.cost { (subgroup, portable) } else { (portable, subgroup) };
+    let percent = 100.0 * choice.cost / other.cost;
+    Ok((choice, format!("estimated at {percent:.0} % of the {} path's work", other.path.name())))
+}
+
 /// Every tile worth estimating.
 fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
     let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| lanes <= most_lanes);

@@ -248,15 +248,8 @@ fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path,
     if let Some(path) = options.path {
         return Ok((path, Some(tile::forward_tile(problem, path, caps)?.tile), "asked for".into()));
     }
-    let portable = tile::forward_tile(problem, Path::Portable, caps)?;
-    if caps.subgroups.is_none() {
-        return Ok((Path::Portable, Some(portable.tile), "the device has no subgroup operations enabled".into()));
-    }
-    let subgroup = tile::forward_tile(problem, Path::Subgroup, caps)?;
-    let ratio = subgroup.cost / portable.cost;
-    let (choice, against) = if ratio < 1.0 { (subgroup, Path::Portable) } else { (portable, Path::Subgroup) };
-    let percent = 100.0 * ratio.min(1.0 / ratio);
-    Ok((choice.path, Some(choice.tile), format!("estimated at {percent:.0} % of the {} path's work", against.name())))
+    let (choice, reason) = tile::choose_forward(problem, caps)?;
+    Ok((choice.path, Some(choice.tile), reason))
 }
 
 fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> Result<Option<TensorSlice<'a>>> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use diffattn::tile::{Choice, forward_tile};
+use diffattn::tile::{Choice, choose_forward};
 use diffattn::{Caps, DType, Options, Path, Problem, Shape, wgpu};
 use serde_json::{Value, json};
 
@@ -53,13 +53,6 @@ fn common() -> impl Iterator<Item = Problem> {
     cases.into_iter().map(move |(shape, dtype)| Problem::new(shape, dtype, options))
 }
 
-/// The path and tile that the planner takes.
-fn choose(problem: &Problem, caps: &Caps) -> Option<Choice> {
-    let choices =
-        [Path::Portable, Path::Subgroup].into_iter().filter_map(|path| forward_tile(problem, path, caps).ok());
-    choices.min_by(|a, b| a.cost.total_cmp(&b.cost))
-}
-
 /// The best path that the device can run.
 fn tier(caps: &Caps) -> Path {
     if caps.subgroups.is_some() { Path::Subgroup } else { Path::Portable }
@@ -107,7 +100,7 @@ fn print(out: &mut impl Write, index: usize, adapter: &wgpu::Adapter) -> Result<
     writeln!(out, "   tier    {}", tier(caps).name())?;
     let mut table = report::table(&["tiles", "shape (causal)", "path", "tile"], &[]);
     for problem in common() {
-        if let Some(Choice { path, tile, .. }) = choose(&problem, caps) {
+        if let Ok((Choice { path, tile, .. }, _)) = choose_forward(&problem, caps) {
             let tile = report::tile(&tile, &problem.shape, path);
             table.add_row([problem.dtype.name(), &report::shape(&problem.shape), path.name(), &tile]);
         }
@@ -128,7 +121,7 @@ fn to_json(index: usize, adapter: &wgpu::Adapter) -> Value {
         Ok(gpu) => {
             let caps = gpu.attention().caps();
             let tiles = common().filter_map(|problem| {
-                let Choice { path, tile, .. } = choose(&problem, caps)?;
+                let (Choice { path, tile, .. }, _) = choose_forward(&problem, caps).ok()?;
                 Some(json!({
                     "dtype": problem.dtype.name(),
                     "shape": report::shape(&problem.shape),
