@@ -222,7 +222,8 @@ fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = T
             [1, 2, 3, 4, 6, 8].into_iter().flat_map(move |keys_per_lane| {
                 // Only the subgroup exchange saves a barrier by keeping V apart.
                 let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
-                let packings = (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group.is_multiple_of(*heads));
+                let packings =
+                    (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group.is_multiple_of(*heads));
                 packings.flat_map(move |heads_per_tile| {
                     places.iter().flat_map(move |&separate_v| {
                         [false, true].into_iter().map(move |stage_q| Tile {

@@ -2,6 +2,7 @@
 
 mod controls;
 mod differences;
+mod engine;
 mod golden;
 mod honest;
 mod problem;
