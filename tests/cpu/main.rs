@@ -7,6 +7,7 @@ mod golden;
 mod honest;
 mod problem;
 mod properties;
+mod shaders;
 #[path = "../support/mod.rs"]
 mod support;
 
