@@ -151,10 +151,8 @@ mod tests {
 
     fn problems() -> Vec<Problem> {
         let shape = Shape { batch: 2, q_len: 130, kv_len: 70, heads: 6, kv_heads: 2, head_dim: 16, value_dim: 8 };
-        let mut causal = Options::default();
-        causal.causal = true;
-        let mut window = Options::default();
-        window.window = (Some(9), Some(3));
+        let causal = Options { causal: true, ..Options::default() };
+        let window = Options { window: (Some(9), Some(3)), ..Options::default() };
         let wide = Shape { heads: 300, kv_heads: 1, q_len: 2, kv_len: 4, ..shape };
         let packed = Packed { cu_seqlens_q: vec![0, 0, 90, 97], cu_seqlens_k: vec![0, 4, 4, 40] };
         vec![
