@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::caps::Caps;
 use crate::error::Result;
-use crate::host::{HostInputs, HostOutputs};
+use crate::host::{HostGradInputs, HostGradients, HostInputs, HostOutputs};
+use crate::ops::backward::BackwardPlan;
 use crate::ops::forward::ForwardPlan;
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
@@ -100,5 +101,54 @@ impl DiffAttention {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn forward_blocking(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
         pollster::block_on(self.forward(problem, inputs))
+    }
+
+    /// Validates the problem, chooses path and tiles, and compiles the kernels of the backward pass unless they are
+    /// there already.
+    ///
+    /// The problem is the forward's. Its LSE is always read. With [`crate::Options::a2`] so is a₂; without it, its row
+    /// term is recomputed in one more sweep over the keys, which saves the memory of a₂ and costs about a fifth more
+    /// time. [`PlanOptions::tile`] is the forward's and is ignored.
+    ///
+    /// # Errors
+    /// As [`DiffAttention::plan_forward`].
+    pub async fn plan_backward(&self, problem: &Problem, options: PlanOptions) -> Result<BackwardPlan> {
+        BackwardPlan::new(self, problem, options).await
+    }
+
+    /// Plans, uploads, runs forward and backward, submits and reads back: the gradients of tensors in host memory.
+    ///
+    /// # Errors
+    /// Those of [`DiffAttention::plan_backward`] and of [`BackwardPlan::run`].
+    pub async fn backward(
+        &self,
+        problem: &Problem,
+        inputs: &HostInputs<'_>,
+        grads: &HostGradInputs<'_>,
+    ) -> Result<HostGradients> {
+        self.plan_backward(problem, PlanOptions::default()).await?.run(inputs, grads).await
+    }
+
+    /// [`DiffAttention::plan_backward`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_backward_blocking(&self, problem: &Problem, options: PlanOptions) -> Result<BackwardPlan> {
+        pollster::block_on(self.plan_backward(problem, options))
+    }
+
+    /// [`DiffAttention::backward`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn backward_blocking(
+        &self,
+        problem: &Problem,
+        inputs: &HostInputs<'_>,
+        grads: &HostGradInputs<'_>,
+    ) -> Result<HostGradients> {
+        pollster::block_on(self.backward(problem, inputs, grads))
     }
 }
