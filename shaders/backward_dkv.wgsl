@@ -15,19 +15,19 @@
 
 const KEYS: u32 = 4u * (THREADS / LANES);
 const ITEMS: u32 = LANES * PER_LANE;  // pairs of a tile
-const DOUT_BASE: u32 = 2u * ITEMS * HEAD_STRIDE;
+const DOUT_BASE: u32 = MEMBERS * ITEMS * HEAD_STRIDE;
 
 var<workgroup> wg_rows: array<vec4<f32>, SLOTS>;  // Q as [pair][member][quad], then dout as [pair][quad]
 
 // Pairs from `end` on do not exist: they are read as zero, since a weight of 0 does not silence a NaN.
 fn load_pairs(lane: u32, s: Sequence, b: u32, kv_head: u32, first: u32, end: u32) {
-    for (var i = lane; i < 2u * ITEMS * HEAD_OCTETS; i += THREADS) {
+    for (var i = lane; i < MEMBERS * ITEMS * HEAD_OCTETS; i += THREADS) {
         let row = i / HEAD_OCTETS;  // pair of the tile and member
         let octet = i % HEAD_OCTETS;
-        let pair = first + row / 2u;
+        let pair = first + row / MEMBERS;
         var x = F32x8();
         if (pair < end) {
-            let head = 2u * (kv_head * params.group + pair % params.group) + row % 2u;
+            let head = MEMBERS * (kv_head * params.group + pair % params.group) + row % MEMBERS;
             x = unpack8(q[row_of(params.q, b, s.q_start + pair / params.group, head) + octet]);
         }
         wg_rows[row * HEAD_STRIDE + 2u * octet] = x.lo;
@@ -104,10 +104,12 @@ fn run(tile: u32, lane: u32) {
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
             let rows = k_octets(k_row, octet);
             for (var n = 0u; n < PER_LANE; n++) {
-                let slot = 2u * (n * LANES + pair_lane) * HEAD_STRIDE + 2u * octet;
+                let slot = MEMBERS * (n * LANES + pair_lane) * HEAD_STRIDE + 2u * octet;
                 s1[n] = multiply_rows(s1[n], rows, wg_rows[slot], wg_rows[slot + 1u]);
-                let slot2 = slot + HEAD_STRIDE;
-                s2[n] = multiply_rows(s2[n], rows, wg_rows[slot2], wg_rows[slot2 + 1u]);
+                if (MEMBERS == 2u) {
+                    let slot2 = slot + HEAD_STRIDE;
+                    s2[n] = multiply_rows(s2[n], rows, wg_rows[slot2], wg_rows[slot2 + 1u]);
+                }
             }
         }
         var dp: array<vec4<f32>, PER_LANE>;  // then P₁ - gate · P₂
@@ -142,27 +144,39 @@ fn run(tile: u32, lane: u32) {
             }
             s1[n] = p1 * (dp[n] - t.offset.x) * slope4(s1[n]);
             s2[n] = p2 * (-t.gate * dp[n] - t.offset.y) * slope4(s2[n]);
-            dp[n] = p1 - t.gate * p2;
+            dp[n] = p1;
             share_part(lane, 0u, n, s1[n]);
-            share_part(lane, 1u, n, s2[n]);
-            share_part(lane, 2u, n, dp[n]);
+            if (MEMBERS == 2u) {
+                dp[n] = p1 - t.gate * p2;
+                share_part(lane, 2u, n, s2[n]);
+            }
+            share_part(lane, 1u, n, dp[n]);
         }
         parts_shared();
 
         for (var n = 0u; n < PER_LANE; n++) {
             for (var source = 0u; source < LANES; source++) {
                 let ds1 = part_of(lane, 0u, n, source, s1[n]);
-                let ds2 = part_of(lane, 1u, n, source, s2[n]);
-                let weight = part_of(lane, 2u, n, source, dp[n]);
+                let weight = part_of(lane, 1u, n, source, dp[n]);
+                var ds2 = vec4<f32>(0.0);
+                if (MEMBERS == 2u) {
+                    ds2 = part_of(lane, 2u, n, source, s2[n]);
+                }
                 let item = n * LANES + source;
                 for (var j = 0u; j < HEAD_PER_LANE; j++) {
-                    let slot = 2u * item * HEAD_STRIDE + pair_lane + j * LANES;
+                    let slot = MEMBERS * item * HEAD_STRIDE + pair_lane + j * LANES;
                     let x1 = wg_rows[slot];
-                    let x2 = wg_rows[slot + HEAD_STRIDE];
-                    k0[j] = fma(vec4<f32>(ds2.x), x2, fma(vec4<f32>(ds1.x), x1, k0[j]));
-                    k1[j] = fma(vec4<f32>(ds2.y), x2, fma(vec4<f32>(ds1.y), x1, k1[j]));
-                    k2[j] = fma(vec4<f32>(ds2.z), x2, fma(vec4<f32>(ds1.z), x1, k2[j]));
-                    k3[j] = fma(vec4<f32>(ds2.w), x2, fma(vec4<f32>(ds1.w), x1, k3[j]));
+                    k0[j] = fma(vec4<f32>(ds1.x), x1, k0[j]);
+                    k1[j] = fma(vec4<f32>(ds1.y), x1, k1[j]);
+                    k2[j] = fma(vec4<f32>(ds1.z), x1, k2[j]);
+                    k3[j] = fma(vec4<f32>(ds1.w), x1, k3[j]);
+                    if (MEMBERS == 2u) {
+                        let x2 = wg_rows[slot + HEAD_STRIDE];
+                        k0[j] = fma(vec4<f32>(ds2.x), x2, k0[j]);
+                        k1[j] = fma(vec4<f32>(ds2.y), x2, k1[j]);
+                        k2[j] = fma(vec4<f32>(ds2.z), x2, k2[j]);
+                        k3[j] = fma(vec4<f32>(ds2.w), x2, k3[j]);
+                    }
                 }
                 for (var j = 0u; j < VALUE_PER_LANE; j++) {
                     let x = wg_rows[DOUT_BASE + item * VALUE_STRIDE + pair_lane + j * LANES];

@@ -18,7 +18,7 @@ fn run(tile: u32, lane: u32) {
     }
     let pairs = pairs_of_lane(lane, work);
     let key_lane = lane % LANES;
-    let q1_row = rows_in(params.q, work, pairs, 2u);
+    let q1_row = rows_in(params.q, work, pairs, MEMBERS);
     let q2_row = q1_row + params.q.head;
     let dout_row = rows_in(params.dout, work, pairs, 1u);
     let term_row = rows_in(params.terms, work, pairs, 1u);
@@ -55,13 +55,18 @@ fn run(tile: u32, lane: u32) {
         var s2: array<vec4<f32>, PER_LANE>;
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
             let rows1 = q_octets(q1_row, octet);
-            let rows2 = q_octets(q2_row, octet);
+            var rows2 = rows1;
+            if (MEMBERS == 2u) {
+                rows2 = q_octets(q2_row, octet);
+            }
             for (var n = 0u; n < PER_LANE; n++) {
                 let slot = K_BASE + (n * LANES + key_lane) * HEAD_STRIDE + 2u * octet;
                 let lo = wg_kv[slot];
                 let hi = wg_kv[slot + 1u];
                 s1[n] = multiply_rows(s1[n], rows1, lo, hi);
-                s2[n] = multiply_rows(s2[n], rows2, lo, hi);
+                if (MEMBERS == 2u) {
+                    s2[n] = multiply_rows(s2[n], rows2, lo, hi);
+                }
             }
         }
         // Only tiles at an edge of the mask or of the keys pay for comparisons.
@@ -80,14 +85,19 @@ fn run(tile: u32, lane: u32) {
             s1[n] = p1 * (dp[n] - offset1) * slope4(s1[n]);
             s2[n] = p2 * (-gate * dp[n] - offset2) * slope4(s2[n]);
             share_part(lane, 0u, n, s1[n]);
-            share_part(lane, 1u, n, s2[n]);
+            if (MEMBERS == 2u) {
+                share_part(lane, 1u, n, s2[n]);
+            }
         }
         parts_shared();
 
         for (var n = 0u; n < PER_LANE; n++) {
             for (var source = 0u; source < LANES; source++) {
                 let ds1 = part_of(lane, 0u, n, source, s1[n]);
-                let ds2 = part_of(lane, 1u, n, source, s2[n]);
+                var ds2 = vec4<f32>(0.0);
+                if (MEMBERS == 2u) {
+                    ds2 = part_of(lane, 1u, n, source, s2[n]);
+                }
                 let slot = K_BASE + (n * LANES + source) * HEAD_STRIDE + key_lane;
                 for (var j = 0u; j < HEAD_PER_LANE; j++) {
                     let x = wg_kv[slot + j * LANES];
@@ -95,36 +105,35 @@ fn run(tile: u32, lane: u32) {
                     a1[j] = fma(vec4<f32>(ds1.y), x, a1[j]);
                     a2[j] = fma(vec4<f32>(ds1.z), x, a2[j]);
                     a3[j] = fma(vec4<f32>(ds1.w), x, a3[j]);
-                    b0[j] = fma(vec4<f32>(ds2.x), x, b0[j]);
-                    b1[j] = fma(vec4<f32>(ds2.y), x, b1[j]);
-                    b2[j] = fma(vec4<f32>(ds2.z), x, b2[j]);
-                    b3[j] = fma(vec4<f32>(ds2.w), x, b3[j]);
+                    if (MEMBERS == 2u) {
+                        b0[j] = fma(vec4<f32>(ds2.x), x, b0[j]);
+                        b1[j] = fma(vec4<f32>(ds2.y), x, b1[j]);
+                        b2[j] = fma(vec4<f32>(ds2.z), x, b2[j]);
+                        b3[j] = fma(vec4<f32>(ds2.w), x, b3[j]);
+                    }
                 }
             }
         }
         workgroupBarrier();
     }
 
-    let dq_row = rows_in(params.dq, work, pairs, 2u);
+    let dq_row = rows_in(params.dq, work, pairs, MEMBERS);
     for (var j = 0u; j < HEAD_PER_LANE; j++) {
         let quad = key_lane + j * LANES;
         if (quad < HEAD_QUADS) {
-            if (pairs.exists.x) {
-                write_dq(dq_row.x + quad, a0[j]);
-                write_dq(dq_row.x + params.dq.head + quad, b0[j]);
-            }
-            if (pairs.exists.y) {
-                write_dq(dq_row.y + quad, a1[j]);
-                write_dq(dq_row.y + params.dq.head + quad, b1[j]);
-            }
-            if (pairs.exists.z) {
-                write_dq(dq_row.z + quad, a2[j]);
-                write_dq(dq_row.z + params.dq.head + quad, b2[j]);
-            }
-            if (pairs.exists.w) {
-                write_dq(dq_row.w + quad, a3[j]);
-                write_dq(dq_row.w + params.dq.head + quad, b3[j]);
-            }
+            write_pair(pairs.exists.x, dq_row.x + quad, a0[j], b0[j]);
+            write_pair(pairs.exists.y, dq_row.y + quad, a1[j], b1[j]);
+            write_pair(pairs.exists.z, dq_row.z + quad, a2[j], b2[j]);
+            write_pair(pairs.exists.w, dq_row.w + quad, a3[j], b3[j]);
+        }
+    }
+}
+
+fn write_pair(exists: bool, index: u32, member1: vec4<f32>, member2: vec4<f32>) {
+    if (exists) {
+        write_dq(index, member1);
+        if (MEMBERS == 2u) {
+            write_dq(index + params.dq.head, member2);
         }
     }
 }

@@ -44,13 +44,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let gate_slope = gate * gate_of(-logit);
     var offset = vec2<f32>(dout_out + gate * c2, -gate * c2);
     if (params.has_dlse != 0u) {
-        offset -= vec2<f32>(
-            dlse[row_of(params.dlse, b, token, 2u * head)],
-            dlse[row_of(params.dlse, b, token, 2u * head + 1u)],
-        );
+        offset.x -= dlse[row_of(params.dlse, b, token, MEMBERS * head)];
+        offset.y -= dlse[row_of(params.dlse, b, token, MEMBERS * head + MEMBERS - 1u)];
     }
-    let lse1 = lse_of(lse[row_of(params.lse, b, token, 2u * head)]);
-    let lse2 = lse_of(lse[row_of(params.lse, b, token, 2u * head + 1u)]);
+    let lse1 = lse_of(lse[row_of(params.lse, b, token, MEMBERS * head)]);
+    let lse2 = lse_of(lse[row_of(params.lse, b, token, MEMBERS * head + MEMBERS - 1u)]);
     terms[row_of(params.terms, b, token, head)] = Terms(vec2<f32>(lse1, lse2), offset, gate, gate_slope);
     write_dlam(row_of(params.dlam, b, token, head), -gate_slope * c2);
 }

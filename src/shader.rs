@@ -34,8 +34,11 @@ pub struct Variant {
     pub packed: bool,
     /// Whether LSE is written.
     pub lse: bool,
-    /// Whether a₂ is written.
+    /// Whether a₂ is written (by the forward) or read (by the backward).
     pub a2: bool,
+    /// Whether each query head stands alone in a tiled backward kernel: standard attention, which the fused form is
+    /// measured against.
+    pub standard: bool,
 }
 
 /// What a kernel computes. The backward's tiles differ from the forward's; `None` is the naive kernel.
@@ -189,6 +192,7 @@ impl Variant {
             packed: problem.packed.is_some(),
             lse: problem.options.lse,
             a2: problem.options.a2,
+            standard: false,
         }
     }
 
@@ -262,6 +266,7 @@ impl Variant {
             (self.packed, ".packed"),
             (self.lse, ".lse"),
             (self.a2, ".a2"),
+            (self.standard, ".standard"),
         ];
         label.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
         format!("{label}.{}", self.path.name())
@@ -349,6 +354,9 @@ impl Variant {
             value_dim: self.value_dim,
         };
         let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim)];
+        if self.kernel != Kernel::Forward {
+            constants.push(("MEMBERS", if self.standard { 1 } else { 2 }));
+        }
         if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
             constants.extend([
                 ("THREADS", tile.threads),

@@ -28,7 +28,7 @@ impl BackwardPlan {
         let rows = [batch, q_len, self.problem.shape.heads].map(u64::from);
         let terms_bytes = rows.iter().product::<u64>() * u64::from(TERMS) * 4;
         let terms = host::output(&self.attention.device, "diffattn.terms", terms_bytes)?;
-        let tensors = Tensors::new(&self.problem, buffers, &terms)?;
+        let tensors = Tensors::new(self, buffers, &terms)?;
         tensors.check_aliasing(self)?;
 
         let flags = Gradient { accumulate: buffers.accumulate, has_dlse: buffers.dlse.is_some(), by_key: false };
@@ -94,7 +94,10 @@ struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    fn new(problem: &Problem, buffers: &BackwardBuffers<'a>, terms: &'a wgpu::Buffer) -> Result<Self> {
+    fn new(plan: &BackwardPlan, buffers: &BackwardBuffers<'a>, terms: &'a wgpu::Buffer) -> Result<Self> {
+        let problem = &plan.problem;
+        // Query heads of an output head.
+        let members = if plan.rows.variant.standard { 1 } else { 2 };
         let Shape { heads, kv_heads, head_dim, value_dim, .. } = problem.shape;
         let (batch, q_len, kv_len) = problem.extents();
         let group = problem.shape.group();
@@ -106,14 +109,14 @@ impl<'a> Tensors<'a> {
         let operand = |binding, slice, extents, how, axes| {
             Ok::<_, Error>(Operand { binding, bound: Bound::new(slice, extents, how)?, axes })
         };
-        let (pairs, rows) = (Axes::Queries(2 * group), Axes::Queries(group));
+        let (pairs, rows) = (Axes::Queries(members * group), Axes::Queries(group));
         let (q, k, v) = (
-            [batch, q_len, 2 * heads, head_dim],
+            [batch, q_len, members * heads, head_dim],
             [batch, kv_len, kv_heads, head_dim],
             [batch, kv_len, kv_heads, value_dim],
         );
         let (out, lam, lse) =
-            ([batch, q_len, heads, value_dim], [batch, q_len, heads, 1], [batch, q_len, 2 * heads, 1]);
+            ([batch, q_len, heads, value_dim], [batch, q_len, heads, 1], [batch, q_len, members * heads, 1]);
         let a2 = match (problem.options.a2, buffers.a2) {
             (true, None) => Err(("a buffer, since options.a2 is set", "none")),
             (false, Some(_)) => Err(("none, since options.a2 is not set", "a buffer")),

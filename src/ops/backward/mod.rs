@@ -82,25 +82,30 @@ pub struct BackwardPass {
 }
 
 impl BackwardPlan {
-    pub(crate) async fn new(attention: &DiffAttention, problem: &Problem, options: PlanOptions) -> Result<Self> {
+    pub(crate) async fn new(
+        attention: &DiffAttention,
+        problem: &Problem,
+        options: PlanOptions,
+        standard: bool,
+    ) -> Result<Self> {
         problem.validate()?;
         let caps = attention.caps();
         let (path, reason) = choose(problem, options, caps)?;
         let sweep = |sweep| {
             let tile = match path {
                 Path::Naive => None,
-                Path::Portable | Path::Subgroup => Some(tile::backward_tile(problem, sweep, path, caps)?.tile),
+                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
             };
             Ok(Kernel::Backward(sweep, tile))
         };
         let step = async |kernel| {
-            let variant = Variant::backward(problem, kernel, path, caps);
+            let variant = Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
             let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
             Ok(Step { variant, pipeline })
         };
         Ok(BackwardPlan {
             rows: step(Kernel::BackwardRows).await?,
-            mean: if problem.options.a2 { None } else { Some(step(sweep(Sweep::Mean)?).await?) },
+            mean: if problem.options.a2 || standard { None } else { Some(step(sweep(Sweep::Mean)?).await?) },
             dq: step(sweep(Sweep::Dq)?).await?,
             dkv: step(sweep(Sweep::Dkv)?).await?,
             attention: attention.clone(),
@@ -182,6 +187,17 @@ fn tiling(problem: &Problem, sweep: Sweep, tile: Option<BackwardTile>, piece: &P
             Tiling { head_tiles: 1, q_tiles: keys.div_ceil(tile.rows().into()), tiles_per_workgroup: 1 }
         }
     }
+}
+
+/// The tile asked for, or the cheapest.
+fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, caps: &Caps) -> Result<BackwardTile> {
+    let tile = match (options.backward_tiles, sweep) {
+        (Some([dq, _]), Sweep::Dq) => dq,
+        (Some([_, dkv]), Sweep::Dkv) => dkv,
+        (_, Sweep::Mean) | (None, _) => return Ok(tile::backward_tile(problem, sweep, path, caps)?.tile),
+    };
+    tile.validate(sweep, &problem.shape, path, caps)?;
+    Ok(tile)
 }
 
 /// Path, and why.
