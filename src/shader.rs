@@ -230,7 +230,10 @@ impl Variant {
                     },
                 };
                 variants.push(Variant::forward(&problem, path, tile, caps));
-                variants.extend(backward_variants(&problem, path, caps));
+                // The backward's texts depend on the head sizes through constants only: two kinds will do.
+                if matches!(problem.shape.head_dim, 40 | 256) {
+                    variants.extend(backward_variants(&problem, path, caps));
+                }
             }
         }
         variants
@@ -419,7 +422,11 @@ fn backward_variants(problem: &Problem, path: Path, caps: &Caps) -> Vec<Variant>
         };
         Some(Variant::backward(problem, Kernel::Backward(sweep, tile), path, caps))
     });
-    sweeps.chain([rows]).collect()
+    let fused: Vec<_> = sweeps.chain([rows]).collect();
+    let comparable = fused.iter().filter(|variant| !matches!(variant.kernel, Kernel::Backward(Sweep::Mean, _)));
+    let comparable = comparable.filter(|_| path != Path::Naive && problem.shape.head_dim == 40);
+    let standard: Vec<_> = comparable.map(|variant| Variant { standard: true, a2: false, ..*variant }).collect();
+    [fused, standard].concat()
 }
 
 /// A problem for each storage type, mask, head size and combination of options that changes the text.

@@ -1,13 +1,16 @@
 //! The backward pass, on every path: golden files, random problems, placement, options.
 
-use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward};
+use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward, run_standard};
 use crate::device::{Gpu, paths};
 use crate::random::{self, LENGTHS};
 use crate::run::Placement;
 use crate::support::{self, Golden, Tensors};
 use crate::{Case, case};
 use diffattn::reference::Judge;
-use diffattn::{DType, Error, HostGradients, Layout, Options, Packed, Path, PlanOptions, Problem, Shape, Sizes};
+use diffattn::{
+    DType, Error, HostGradInputs, HostGradients, HostInputs, HostOutputs, Layout, Options, Packed, Path, PlanOptions,
+    Problem, Shape, Sizes,
+};
 use fastrand::Rng;
 use libtest_mimic::Failed;
 
@@ -29,6 +32,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("backward::dims", dims));
     cases.push(case("backward::accumulate", accumulate));
+    cases.push(case("backward::fused_is_un_fused", fused_is_un_fused));
     cases.push(case("backward::small_bindings_are_split", small_bindings_are_split));
     cases.push(case("backward::run_from_host", run_from_host));
     cases.push(case("backward::scratch_stays_small", scratch_stays_small));
@@ -173,7 +177,46 @@ fn dims(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Gradients are added to what is there: exactly, in f32, where that is a power of two much larger than they are.
+/// The fused form gives what standard attention gives for each member: dout for the first, -sigmoid(λ)·dout for the
+/// second. Both are measured side by side, so both must be right.
+fn fused_is_un_fused(gpu: &Gpu) -> Result<(), Failed> {
+    let rng = &mut support::rng();
+    let fused = small(DType::F32);
+    let Shape { value_dim, .. } = fused.shape;
+    let tensors = Tensors::random(&fused, rng);
+    let (inputs, grads) = (tensors.inputs(), tensors.grads());
+    let truth = Judge::backward(&fused, &inputs, &grads)?;
+    let saved = forward(&gpu.attention, &fused, &inputs)?;
+    let mut standard = fused.clone();
+    standard.shape.heads *= 2;
+    (standard.options.a2, standard.options.lse) = (false, false);
+
+    // Members side by side, as heads of their own.
+    let dim = value_dim as usize;
+    let (mut out, mut dout) = (Vec::new(), Vec::new());
+    let a2 = saved.a2.as_deref().unwrap_or_default();
+    let rows = saved.out.chunks_exact(dim).zip(a2.chunks_exact(dim)).zip(tensors.dout.chunks_exact(dim));
+    for (((o, a2), d), lam) in rows.zip(&tensors.lam) {
+        let gate = 1.0 / (1.0 + (-lam).exp());
+        out.extend(o.iter().zip(a2).map(|(o, a2)| o + gate * a2));
+        out.extend(a2);
+        dout.extend(d);
+        dout.extend(d.iter().map(|d| -gate * d));
+    }
+    let lam = vec![0.0; 2 * tensors.lam.len()];
+    for path in paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive) {
+        let plan = pollster::block_on(gpu.attention.plan_standard_backward(&standard, PlanOptions::on(path)))?;
+        let inputs = HostInputs { lam: &lam, ..inputs };
+        let saved = HostOutputs { out: out.clone(), ..saved.clone() };
+        let grads = HostGradInputs { dout: &dout, dlse: None };
+        let gradients = run_standard(&gpu.attention, &plan, &inputs, &saved, &grads)?;
+        let verdicts = truth.gradients(&HostGradients { dlam: tensors.lam.clone(), ..gradients })?;
+        backward_verdicts(&plan, verdicts.into_iter().filter(|verdict| verdict.tensor != "dlam").collect())?;
+    }
+    Ok(())
+}
+
+/// Gradients are added to what is there.
 fn accumulate(gpu: &Gpu) -> Result<(), Failed> {
     let rng = &mut support::rng();
     for (dtype, a2) in [(DType::F32, true), (DType::F16, false), (DType::Bf16, true)] {
