@@ -56,14 +56,14 @@ fn main() -> Result<()> {
         bar.inc(1);
         if step % 50 == 0 || step + 1 == STEPS {
             let gate = 1.0 / (1.0 + (-weights[2][0]).exp());
-            bar.suspend(|| println!("step {step:3}: loss {loss:.4}, needles found {found:3.0} %, gate {gate:.3}"));
+            bar.suspend(|| println!("step {step:3}: loss {loss:.6}, needles found {found:3.0} %, gate {gate:.3}"));
             history.push((loss, found));
         }
     }
     bar.finish_and_clear();
 
     let ((first, _), (last, found)) = (history[0], history[history.len() - 1]);
-    println!("loss {first:.4} -> {last:.4}");
+    println!("loss {first:.6} -> {last:.6}");
     if last > 0.2 * first || found < 95.0 {
         return Err(format!("the needle was not learnt: loss {first} -> {last}, {found} % found").into());
     }
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
 
 /// Where the attention is computed.
 enum Engine {
-    Gpu(ForwardPlan, BackwardPlan),
+    Gpu(Box<(ForwardPlan, BackwardPlan)>),
     Cpu(Problem),
 }
 
@@ -88,19 +88,19 @@ impl Engine {
         let forward = attention.plan_forward_blocking(&problem, PlanOptions::default())?;
         let backward = attention.plan_backward_blocking(&problem, PlanOptions::default())?;
         println!("{}: {}", adapter.get_info().name, backward.labels().join(", "));
-        Ok(Engine::Gpu(forward, backward))
+        Ok(Engine::Gpu(Box::new((forward, backward))))
     }
 
     fn out(&self, inputs: &HostInputs) -> Result<Vec<f32>> {
         Ok(match self {
-            Engine::Gpu(forward, _) => pollster::block_on(forward.run(inputs))?.out,
+            Engine::Gpu(plans) => pollster::block_on(plans.0.run(inputs))?.out,
             Engine::Cpu(problem) => cpu::forward(problem, inputs)?.out,
         })
     }
 
     fn gradients(&self, inputs: &HostInputs, grads: &HostGradInputs) -> Result<HostGradients> {
         Ok(match self {
-            Engine::Gpu(_, backward) => pollster::block_on(backward.run(inputs, grads))?,
+            Engine::Gpu(plans) => pollster::block_on(plans.1.run(inputs, grads))?,
             Engine::Cpu(problem) => cpu::backward(problem, inputs, grads)?,
         })
     }
