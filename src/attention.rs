@@ -28,7 +28,8 @@ pub struct DiffAttention {
 pub struct PlanOptions {
     /// The kernel family; `None` lets the planner choose.
     pub path: Option<Path>,
-    /// The tile; `None` lets the planner choose. Ignored by the naive path.
+    /// The tile; `None` lets the planner choose. Of the portable path unless `path` says otherwise; ignored by the
+    /// naive path.
     pub tile: Option<Tile>,
     /// Compile with the driver's bounds checks, which the kernels do not need.
     pub runtime_checks: bool,
@@ -100,5 +101,19 @@ impl DiffAttention {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn forward_blocking(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
         pollster::block_on(self.forward(problem, inputs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only while the futures can be spawned on a threaded executor.
+    #[expect(dead_code, reason = "checked by compiling it")]
+    fn futures_are_send(attention: &DiffAttention, problem: &Problem, inputs: &HostInputs<'_>, plan: &ForwardPlan) {
+        fn send(_: impl Send) {}
+        send(attention.plan_forward(problem, PlanOptions::default()));
+        send(attention.forward(problem, inputs));
+        send(plan.run(inputs));
     }
 }

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt as _;
-
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::host::{HostInputs, HostOutputs};
+use crate::host::{HostInputs, HostOutputs, Sizes};
 use crate::ops::bind::{Bound, Use};
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
 use crate::problem::{Problem, Shape};
@@ -55,6 +53,7 @@ pub struct ForwardPass {
 impl ForwardPlan {
     pub(crate) async fn new(attention: &DiffAttention, problem: &Problem, options: PlanOptions) -> Result<Self> {
         problem.validate()?;
+        Sizes::of(problem)?;
         let (path, tile, reason) = choose(problem, options, attention.caps())?;
         let variant = Variant::forward(problem, path, tile, attention.caps());
         let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
@@ -159,24 +158,19 @@ impl ForwardPlan {
         let dtype = self.problem.dtype;
         let largest = device.limits().max_buffer_size;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let upload = |name: &'static str, contents: Vec<u8>| {
-            fits(name, contents.len() as u64, largest)?;
-            let usage = wgpu::BufferUsages::STORAGE;
-            let contents = if contents.is_empty() { vec![0; 32] } else { contents };
-            let label = Some(name);
-            Ok(device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label, contents: &contents, usage }))
-        };
-        let output = |name: &'static str, bytes: u64| {
+        let create = |name: &'static str, bytes: u64, usage: wgpu::BufferUsages| {
             fits(name, bytes, largest)?;
-            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-            let size = bytes.max(16);
-            Ok(device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(name),
-                size,
-                usage,
-                mapped_at_creation: false,
-            }))
+            // An empty tensor still needs a binding.
+            let (label, size, usage) = (Some(name), bytes.max(32), wgpu::BufferUsages::STORAGE | usage);
+            Ok(device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false }))
         };
+        // Not `create_buffer_init`, which panics when the device is out of memory.
+        let upload = |name: &'static str, contents: Vec<u8>| {
+            let buffer = create(name, contents.len() as u64, wgpu::BufferUsages::COPY_DST)?;
+            queue.write_buffer(&buffer, 0, &contents);
+            Ok(buffer)
+        };
+        let output = |name, bytes| create(name, bytes, wgpu::BufferUsages::COPY_SRC);
         let options = &self.problem.options;
         let q = upload("q", dtype.encode(inputs.q))?;
         let k = upload("k", dtype.encode(inputs.k))?;
@@ -185,7 +179,8 @@ impl ForwardPlan {
         let out = output("out", sizes.out * dtype.size())?;
         let lse = options.lse.then(|| output("lse", sizes.lse * 4)).transpose()?;
         let a2 = options.a2.then(|| output("a2", sizes.out * dtype.size())).transpose()?;
-        if scope.pop().await.is_some() {
+        let out_of_memory = scope.pop();
+        if out_of_memory.await.is_some() {
             return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
         }
         let pass = self.bind(&ForwardBuffers {

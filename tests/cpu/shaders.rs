@@ -1,8 +1,8 @@
 //! Every kernel's text, without a device: parsed and validated with exactly the capabilities that its device has, and
 //! translated for Vulkan, Metal and DX12.
 
-use diffattn::Caps;
 use diffattn::shader::Variant;
+use diffattn::{Caps, Path};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use std::collections::BTreeMap;
@@ -76,11 +76,16 @@ fn translate(variant: &Variant, granted: Capabilities, spirv_val: bool) -> Resul
     let options =
         hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, fake_missing_bindings: true, ..Default::default() };
     let pipeline = hlsl::PipelineOptions::default();
-    let mut text = String::new();
-    hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(&module, &info, None)
-        .map_err(|error| format!("HLSL: {error}"))?;
-    Ok(())
+    let write = |options: &hlsl::Options| {
+        let mut text = String::new();
+        let written = hlsl::Writer::new(&mut text, options, &pipeline).write(&module, &info, None);
+        written.map(|_| ()).map_err(|error| format!("HLSL {:?}: {error}", options.shader_model))
+    };
+    write(&options)?;
+    if variant.path == Path::Subgroup {
+        return Ok(()); // which the older compiler, FXC, does not have
+    }
+    write(&hlsl::Options { shader_model: hlsl::ShaderModel::V5_1, ..options })
 }
 
 fn check_spirv(words: &[u32]) -> Result<(), String> {
