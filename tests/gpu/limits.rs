@@ -31,7 +31,7 @@ fn both(gpu: &Gpu, lower: impl Fn(&mut wgpu::Limits)) -> Result<(), Failed> {
     for problem in problems(DType::F16)? {
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::forward(&problem, &tensors.inputs())?;
-        for path in paths(&small) {
+        for path in paths(&small, problem.dtype) {
             judge(&small, &problem, PlanOptions::on(path), &tensors, &truth, Placement::PLAIN)?;
         }
     }
