@@ -54,7 +54,7 @@ impl Caps {
     }
 
     /// Adds what only the adapter knows about the device's matrix units, when `features` has everything they need:
-    /// cooperative matrices, f16, subgroups and their barrier, and one subgroup size.
+    /// cooperative matrices, f16, subgroups, and one subgroup size.
     pub fn with_matrices(self, adapter: &wgpu::Adapter, features: wgpu::Features) -> Self {
         use wgpu::CooperativeScalarType::{F16, F32};
         let sizes = adapter.cooperative_matrix_properties();
@@ -85,10 +85,8 @@ impl Caps {
 }
 
 /// What the matrix path needs of a device.
-pub(crate) const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
-    .union(wgpu::Features::SHADER_F16)
-    .union(wgpu::Features::SUBGROUP)
-    .union(wgpu::Features::SUBGROUP_BARRIER);
+pub(crate) const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
 impl fmt::Display for Caps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
