@@ -53,6 +53,12 @@ impl DiffAttention {
         }
     }
 
+    /// The same, with what only the adapter knows: without it, matrix units are never used.
+    pub fn with_adapter(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let caps = Caps::of(device).with_matrices(adapter, device.features());
+        DiffAttention { caps: Arc::new(caps), ..DiffAttention::new(device, queue) }
+    }
+
     /// The device that the kernels run on.
     pub fn device(&self) -> &wgpu::Device {
         &self.device

@@ -14,11 +14,13 @@ pub enum Path {
     Portable,
     /// The tiled kernel with subgroup shuffles instead of workgroup memory; needs `SUBGROUP`.
     Subgroup,
+    /// Both products on matrix units, f16 operands with f32 sums; needs cooperative matrices, f16 or bf16 storage.
+    Matrix,
 }
 
 impl Path {
     /// Every path, in the order of a ladder's rungs.
-    pub const ALL: [Path; 3] = [Path::Naive, Path::Portable, Path::Subgroup];
+    pub const ALL: [Path; 4] = [Path::Naive, Path::Portable, Path::Subgroup, Path::Matrix];
 
     /// The name used in labels, flags and records.
     pub const fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Path {
             Path::Naive => "naive",
             Path::Portable => "portable",
             Path::Subgroup => "subgroup",
+            Path::Matrix => "matrix",
         }
     }
 }
@@ -104,7 +107,7 @@ impl Tile {
     pub const fn workgroup_bytes(&self, shape: &Shape, path: Path) -> u32 {
         let exchange = match path {
             Path::Portable => self.threads + self.row_lanes() * (self.keys() + 1),
-            Path::Naive | Path::Subgroup => 0,
+            Path::Naive | Path::Subgroup | Path::Matrix => 0,
         };
         16 * (self.kv_slots(shape) + self.q_slots(shape) + exchange)
     }
@@ -275,7 +278,7 @@ fn cost(problem: &Problem, path: Path, caps: &Caps, tile: &Tile) -> f64 {
     let load = keys * (head_quads + value_quads) * (4.0 * LOAD + unpack) / f64::from(tile.threads);
     let barriers = match path {
         Path::Subgroup if tile.separate_v => 2.0,
-        Path::Naive | Path::Portable | Path::Subgroup => 4.0,
+        Path::Naive | Path::Portable | Path::Subgroup | Path::Matrix => 4.0,
     };
     let row_max = 2.0 * LOAD * f64::from(tile.key_lanes);
     // Accumulators beyond what every device keeps in registers are spilled, which cost others a factor of five.
