@@ -36,6 +36,7 @@ pub mod cpu;
 mod device;
 mod error;
 mod host;
+pub mod matrix;
 mod ops;
 mod params;
 mod pipeline;

@@ -84,7 +84,7 @@ impl BackwardTile {
     pub const fn workgroup_bytes(&self, sweep: Sweep, shape: &Shape, path: Path) -> u32 {
         let exchange = match path {
             Path::Portable => self.threads / self.lanes * (Self::parts(sweep) * self.items() + 1),
-            Path::Naive | Path::Subgroup => 0,
+            Path::Naive | Path::Subgroup | Path::Matrix => 0,
         };
         16 * (self.slots(sweep, shape) + exchange)
     }
@@ -97,12 +97,12 @@ impl BackwardTile {
     /// too much workgroup memory.
     pub fn validate(&self, sweep: Sweep, shape: &Shape, path: Path, caps: &Caps) -> Result<()> {
         let sound = self.lanes.is_power_of_two()
-            && self.threads >= self.lanes
+            && (self.lanes..=1 << 12).contains(&self.threads)
             && self.threads.is_multiple_of(self.lanes)
-            && self.per_lane > 0
+            && (1..=64).contains(&self.per_lane)
             && (self.separate || sweep != Sweep::Dkv);
         if !sound {
-            let rule = "lanes a power of two that divides threads, per_lane above 0";
+            let rule = "lanes a power of two that divides threads (at most 4096), per_lane from 1 to 64";
             return Err(Error::invalid("backward tile", rule, format!("{self:?}")));
         }
         if path == Path::Subgroup {
@@ -201,7 +201,7 @@ fn cost(problem: &Problem, sweep: Sweep, path: Path, caps: &Caps, tile: &Backwar
     let load = items * quads * (4.0 * LOAD + unpack) / f64::from(tile.threads);
     let barriers = match path {
         Path::Subgroup => 2.0,
-        Path::Naive | Path::Portable => 3.0,
+        Path::Naive | Path::Portable | Path::Matrix => 3.0,
     } + if tile.separate { 0.0 } else { 2.0 };
     // Accumulators beyond what every device keeps in registers are spilled, which cost others a factor of five.
     let spill = if registers > 112 { 5.0 } else { 1.0 };

@@ -1,8 +1,8 @@
 //! Every kernel's text, without a device: parsed and validated with exactly the capabilities that its device has, and
 //! translated for Vulkan, Metal and DX12.
 
-use diffattn::Caps;
 use diffattn::shader::{Kernel, Variant};
+use diffattn::{Caps, Path};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use std::collections::BTreeMap;
@@ -14,9 +14,14 @@ fn devices() -> Vec<Caps> {
     let mut desktop = Caps::floor();
     (desktop.workgroup_storage, desktop.invocations, desktop.unpack_f16) = (48 << 10, 1024, true);
     desktop.subgroups = Some((32, 32));
+    let mut cuda = desktop.clone();
+    cuda.matrix = Some(16);
+    let mut apple = Caps::floor();
+    (apple.workgroup_storage, apple.unpack_f16) = (32 << 10, true);
+    (apple.subgroups, apple.matrix) = (Some((32, 32)), Some(8));
     let mut mobile = Caps::floor();
     (mobile.workgroup_storage, mobile.subgroups) = (32 << 10, Some((4, 128)));
-    vec![Caps::floor(), desktop, mobile]
+    vec![Caps::floor(), desktop, cuda, apple, mobile]
 }
 
 /// Every variant once, with the capabilities of its device.
@@ -27,6 +32,10 @@ fn variants() -> Vec<(Variant, Capabilities)> {
         granted.set(Capabilities::SHADER_FLOAT16_IN_FLOAT32, caps.unpack_f16);
         granted.set(Capabilities::SUBGROUP, caps.subgroups.is_some());
         for variant in Variant::all(&caps) {
+            let mut granted = granted;
+            // Only the kernels that use matrix units are compiled with what belongs to them.
+            let matrix = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+            granted.set(matrix, variant.path == Path::Matrix);
             variants.entry(variant.label()).or_insert((variant, granted));
         }
     }
@@ -73,19 +82,36 @@ fn translate(variant: &Variant, granted: Capabilities, spirv_val: bool) -> Resul
     let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
     msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .map_err(|error| format!("MSL: {error}"))?;
+    if variant.path == Path::Matrix {
+        return Ok(()); // wgpu has matrix units on Vulkan and Metal only
+    }
     let options =
         hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, fake_missing_bindings: true, ..Default::default() };
     let pipeline = hlsl::PipelineOptions::default();
-    let mut text = String::new();
-    hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(&module, &info, None)
-        .map_err(|error| format!("HLSL: {error}"))?;
-    Ok(())
+    let write = |options: &hlsl::Options| {
+        let mut text = String::new();
+        let written = hlsl::Writer::new(&mut text, options, &pipeline).write(&module, &info, None);
+        written.map(|_| ()).map_err(|error| format!("HLSL {:?}: {error}", options.shader_model))
+    };
+    write(&options)?;
+    if variant.path == Path::Subgroup {
+        return Ok(()); // which the older compiler, FXC, does not have
+    }
+    write(&hlsl::Options { shader_model: hlsl::ShaderModel::V5_1, ..options })
 }
 
 fn check_spirv(words: &[u32]) -> Result<(), String> {
+    // naga lays every array out explicitly, which the rules of newer Vulkan validators refuse in workgroup memory and
+    // drivers ignore. Where that is what is wrong, the rules of SPIR-V itself decide.
+    match spirv_val(words, "vulkan1.3") {
+        Err(error) if error.contains("VUID-StandaloneSpirv-None-10684") => spirv_val(words, "spv1.6"),
+        result => result,
+    }
+}
+
+fn spirv_val(words: &[u32], environment: &str) -> Result<(), String> {
     let mut child = Command::new("spirv-val")
-        .args(["--target-env", "vulkan1.1", "-"])
+        .args(["--target-env", environment, "-"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
+use crate::host::Sizes;
 use crate::ops::launch::{Launch, Tiling};
 use crate::problem::{Problem, Shape};
 use crate::shader::{Kernel, Variant};
@@ -89,12 +90,13 @@ impl BackwardPlan {
         standard: bool,
     ) -> Result<Self> {
         problem.validate()?;
+        Sizes::of(problem)?;
         let caps = attention.caps();
         let (path, reason) = choose(problem, options, caps)?;
         let sweep = |sweep| {
             let tile = match path {
                 Path::Naive => None,
-                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
+                Path::Portable | Path::Subgroup | Path::Matrix => Some(tile_of(problem, sweep, path, options, caps)?),
             };
             Ok(Kernel::Backward(sweep, tile))
         };
@@ -202,6 +204,11 @@ fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, ca
 
 /// Path, and why.
 fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, String)> {
+    if options.path == Some(Path::Matrix) {
+        let (what, hint) =
+            ("the backward pass on the matrix path".into(), "use the portable or the subgroup path".into());
+        return Err(Error::Unsupported { what, hint });
+    }
     if let Some(path) = options.path {
         return Ok((path, "asked for".into()));
     }
