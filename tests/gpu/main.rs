@@ -1,6 +1,7 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
 mod backward;
+mod backward_options;
 mod backward_run;
 mod device;
 mod errors;
@@ -54,6 +55,7 @@ fn cases() -> Vec<Case> {
     cases.extend(limits::cases());
     cases.extend(errors::cases());
     cases.extend(backward::cases());
+    cases.extend(backward_options::cases());
     cases
 }
 
