@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs, Sizes};
 use crate::matrix::matrix_tile;
 use crate::ops::bind::{Bound, Use};
+use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
 use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
@@ -159,29 +160,15 @@ impl ForwardPlan {
         let sizes = inputs.validate(&self.problem)?;
         let DiffAttention { device, queue, .. } = &self.attention;
         let dtype = self.problem.dtype;
-        let largest = device.limits().max_buffer_size;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let create = |name: &'static str, bytes: u64, usage: wgpu::BufferUsages| {
-            fits(name, bytes, largest)?;
-            // An empty tensor still needs a binding.
-            let (label, size, usage) = (Some(name), bytes.max(32), wgpu::BufferUsages::STORAGE | usage);
-            Ok(device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false }))
-        };
-        // Not `create_buffer_init`, which panics when the device is out of memory.
-        let upload = |name: &'static str, contents: Vec<u8>| {
-            let buffer = create(name, contents.len() as u64, wgpu::BufferUsages::COPY_DST)?;
-            queue.write_buffer(&buffer, 0, &contents);
-            Ok(buffer)
-        };
-        let output = |name, bytes| create(name, bytes, wgpu::BufferUsages::COPY_SRC);
         let options = &self.problem.options;
-        let q = upload("q", dtype.encode(inputs.q))?;
-        let k = upload("k", dtype.encode(inputs.k))?;
-        let v = upload("v", dtype.encode(inputs.v))?;
-        let lam = upload("lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
-        let out = output("out", sizes.out * dtype.size())?;
-        let lse = options.lse.then(|| output("lse", sizes.lse * 4)).transpose()?;
-        let a2 = options.a2.then(|| output("a2", sizes.out * dtype.size())).transpose()?;
+        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+        let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
+        let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
+        let lam = host::upload(&self.attention, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
+        let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
+        let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
+        let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * dtype.size())).transpose()?;
         let out_of_memory = scope.pop();
         if out_of_memory.await.is_some() {
             return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
@@ -286,11 +273,4 @@ fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> R
         }),
         (_, slice) => Ok(slice),
     }
-}
-
-fn fits(name: &'static str, needed: u64, available: u64) -> Result<()> {
-    if needed > available {
-        return Err(Error::Limit { name: "max_buffer_size", what: format!("`{name}`"), needed, available });
-    }
-    Ok(())
 }

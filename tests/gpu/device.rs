@@ -49,3 +49,8 @@ pub fn paths(attention: &DiffAttention, dtype: DType) -> Vec<Path> {
     };
     Path::ALL.into_iter().filter(runs).collect()
 }
+
+/// The paths that have a backward pass: all but the matrix units.
+pub fn backward_paths(attention: &DiffAttention) -> Vec<Path> {
+    paths(attention, DType::F32)
+}
