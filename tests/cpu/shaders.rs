@@ -5,6 +5,7 @@ use diffattn::shader::{Kernel, Variant};
 use diffattn::{Caps, Path};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -56,28 +57,43 @@ fn validate(variant: &Variant, granted: Capabilities) -> Result<(naga::Module, M
 #[test]
 fn every_variant_validates_and_translates() {
     let variants = variants();
-    let spirv_val = Command::new("spirv-val").arg("--version").output().is_ok();
-    if !spirv_val {
-        println!("!! spirv-val is not installed: the SPIR-V is written but not checked");
-    }
-    let mut failures = Vec::new();
-    for (variant, granted) in &variants {
-        if let Err(error) = translate(variant, *granted, spirv_val) {
-            failures.push(format!("{}: {error}", variant.label()));
-        }
-    }
+    let rules = spirv_rules(&variants[0]);
+    let failure = |(variant, granted): &(Variant, Capabilities)| {
+        translate(variant, *granted, rules).err().map(|error| format!("{}: {error}", variant.label()))
+    };
+    let failures: Vec<String> = variants.par_iter().filter_map(failure).collect();
     println!("{} variants", variants.len());
     assert!(variants.len() > 300, "only {} variants", variants.len());
     assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), variants.len(), failures.join("\n"));
 }
 
-fn translate(variant: &Variant, granted: Capabilities, spirv_val: bool) -> Result<(), String> {
+/// The rules by which an installed spirv-val judges.
+///
+/// naga lays every array out explicitly, which newer Vulkan validators refuse in workgroup memory and drivers ignore
+/// (VUID-StandaloneSpirv-None-10684). Such a validator is asked for the rules of SPIR-V itself.
+fn spirv_rules((variant, granted): &(Variant, Capabilities)) -> Option<&'static str> {
+    if Command::new("spirv-val").arg("--version").output().is_err() {
+        println!("!! spirv-val is not installed: the SPIR-V is written but not checked");
+        return None;
+    }
+    let (module, info) = validate(variant, *granted).expect("valid");
+    let words = spv::write_vec(&module, &info, &spirv_options(), None).expect("SPIR-V");
+    match spirv_val(&words, "vulkan1.3") {
+        Err(error) if error.contains("VUID-StandaloneSpirv-None-10684") => Some("spv1.6"),
+        _ => Some("vulkan1.3"),
+    }
+}
+
+/// As wgpu asks for it; 1.3 is what subgroup operations need.
+fn spirv_options() -> spv::Options<'static> {
+    spv::Options { lang_version: (1, 3), ..Default::default() }
+}
+
+fn translate(variant: &Variant, granted: Capabilities, rules: Option<&str>) -> Result<(), String> {
     let (module, info) = validate(variant, granted)?;
-    // As wgpu asks for it on a Vulkan 1.1 device; 1.3 is what subgroup operations need.
-    let options = spv::Options { lang_version: (1, 3), ..Default::default() };
-    let words = spv::write_vec(&module, &info, &options, None).map_err(|error| format!("SPIR-V: {error}"))?;
-    if spirv_val {
-        check_spirv(&words)?;
+    let words = spv::write_vec(&module, &info, &spirv_options(), None).map_err(|error| format!("SPIR-V: {error}"))?;
+    if let Some(rules) = rules {
+        spirv_val(&words, rules)?;
     }
     let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
     msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
@@ -98,15 +114,6 @@ fn translate(variant: &Variant, granted: Capabilities, spirv_val: bool) -> Resul
         return Ok(()); // which the older compiler, FXC, does not have
     }
     write(&hlsl::Options { shader_model: hlsl::ShaderModel::V5_1, ..options })
-}
-
-fn check_spirv(words: &[u32]) -> Result<(), String> {
-    // naga lays every array out explicitly, which the rules of newer Vulkan validators refuse in workgroup memory and
-    // drivers ignore. Where that is what is wrong, the rules of SPIR-V itself decide.
-    match spirv_val(words, "vulkan1.3") {
-        Err(error) if error.contains("VUID-StandaloneSpirv-None-10684") => spirv_val(words, "spv1.6"),
-        result => result,
-    }
 }
 
 fn spirv_val(words: &[u32], environment: &str) -> Result<(), String> {

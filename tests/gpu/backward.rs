@@ -1,7 +1,7 @@
 //! The backward pass, on every path: golden files, random problems, placement, options.
 
 use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward, run_standard};
-use crate::device::{Gpu, backward_paths};
+use crate::device::{Gpu, paths};
 use crate::random::{self, LENGTHS};
 use crate::run::Placement;
 use crate::support::{self, Golden, Tensors};
@@ -46,9 +46,7 @@ fn golden_gradients(gpu: &Gpu, golden: &Golden) -> Result<(), Failed> {
     let judge = Judge::backward(problem, &inputs, &grads)?;
     let saved = forward(&gpu.attention, problem, &inputs)?;
     // Compiling is what takes the time: the on-device check is left to f32, where it is sharpest.
-    for path in
-        backward_paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive || problem.dtype == DType::F32)
-    {
+    for path in paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive || problem.dtype == DType::F32) {
         let plan = gpu.attention.plan_backward_blocking(problem, PlanOptions::on(path))?;
         let gradients = run_backward(&gpu.attention, &plan, &inputs, &saved, &grads, Placement::PLAIN, None)?;
         let HostGradients { dq, dk, dv, dlam } = &gradients;
@@ -67,7 +65,7 @@ fn everywhere(gpu: &Gpu, problem: &Problem, tensors: &Tensors, dlse: bool) -> Re
     let saved = forward(&gpu.attention, problem, &tensors.inputs())?;
     // The floor differs in its tiles, which the naive path has not.
     for (attention, naive) in [(&gpu.attention, problem.dtype == DType::F32), (&gpu.floor, false)] {
-        for path in backward_paths(attention).into_iter().filter(|&path| naive || path != Path::Naive) {
+        for path in paths(attention).into_iter().filter(|&path| naive || path != Path::Naive) {
             let ask = Ask { dlse, ..Ask::of(PlanOptions::on(path)) };
             judge_backward(attention, problem, ask, tensors, &saved, &truth)?;
         }
@@ -122,7 +120,7 @@ fn hard(gpu: &Gpu, problem: &Problem, tensors: &Tensors) -> Result<(), Failed> {
     let saved = forward(&gpu.attention, problem, &tensors.inputs())?;
     let Shape { q_len, kv_len, heads, head_dim, .. } = problem.shape;
     let unseeing = (q_len - kv_len) as usize * 2 * heads as usize * head_dim as usize;
-    for path in backward_paths(&gpu.attention) {
+    for path in paths(&gpu.attention) {
         let ask = Ask { dlse: true, ..Ask::of(PlanOptions::on(path)) };
         let gradients = judge_backward(&gpu.attention, problem, ask, tensors, &saved, &truth)?;
         if gradients.dq[..unseeing].iter().any(|&dq| dq != 0.0) {
@@ -142,7 +140,7 @@ fn same_bits(gpu: &Gpu, dtype: DType) -> Result<(), Failed> {
     let tensors = Tensors::random(&problem, rng);
     let truth = Judge::backward(&problem, &tensors.inputs(), &tensors.grads())?;
     let saved = forward(&gpu.attention, &problem, &tensors.inputs())?;
-    for path in backward_paths(&gpu.attention) {
+    for path in paths(&gpu.attention) {
         let run = |layout, fence, runtime_checks| {
             let mut ask = Ask::of(PlanOptions::on(path));
             ask.placement = Placement { layout, fence };
@@ -208,7 +206,7 @@ fn fused_is_un_fused(gpu: &Gpu) -> Result<(), Failed> {
         dout.extend(d.iter().map(|d| -gate * d));
     }
     let lam = vec![0.0; 2 * tensors.lam.len()];
-    for path in backward_paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive) {
+    for path in paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive) {
         let plan = pollster::block_on(gpu.attention.plan_standard_backward(&standard, PlanOptions::on(path)))?;
         let inputs = HostInputs { lam: &lam, ..inputs };
         let saved = HostOutputs { out: out.clone(), ..saved.clone() };
@@ -228,7 +226,7 @@ fn accumulate(gpu: &Gpu) -> Result<(), Failed> {
         problem.options.a2 = a2;
         let tensors = Tensors::random(&problem, rng);
         let saved = forward(&gpu.attention, &problem, &tensors.inputs())?;
-        for path in backward_paths(&gpu.attention) {
+        for path in paths(&gpu.attention) {
             let plan = gpu.attention.plan_backward_blocking(&problem, PlanOptions::on(path))?;
             let run = |existing| {
                 let (inputs, grads) = (tensors.inputs(), tensors.grads());
@@ -285,7 +283,7 @@ fn small_bindings_are_split(gpu: &Gpu) -> Result<(), Failed> {
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::backward(&problem, &tensors.inputs(), &tensors.grads())?;
         let saved = forward(&gpu.attention, &problem, &tensors.inputs())?;
-        for path in backward_paths(&limited) {
+        for path in paths(&limited) {
             judge_backward(&limited, &problem, Ask::of(PlanOptions::on(path)), &tensors, &saved, &truth)?;
         }
     }
@@ -392,7 +390,7 @@ fn wrong_gate_is_rejected(gpu: &Gpu) -> Result<(), Failed> {
         let mut wrong = tensors.clone();
         wrong.lam.iter_mut().for_each(|lam| *lam += 0.5);
         let saved = forward(&gpu.attention, &problem, &wrong.inputs())?;
-        for path in backward_paths(&gpu.attention) {
+        for path in paths(&gpu.attention) {
             let ask = Ask::of(PlanOptions::on(path));
             if judge_backward(&gpu.attention, &problem, ask, &wrong, &saved, &truth).is_ok() {
                 return Err(format!("{path:?} in {dtype:?}: gradients of another gate were accepted").into());
