@@ -5,7 +5,10 @@ use std::sync::Arc;
 use crate::caps::Caps;
 use crate::error::Result;
 use crate::host::{HostInputs, HostOutputs};
+use crate::kv_cache::{KvCache, KvConfig};
+use crate::ops::decode::{DecodeOptions, DecodePlan, DecodeProblem};
 use crate::ops::forward::ForwardPlan;
+use crate::ops::kv_append::{AppendPlan, AppendProblem};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
 use crate::tile::{Path, Tile};
@@ -82,6 +85,61 @@ impl DiffAttention {
     /// Those of [`DiffAttention::plan_forward`] and of [`ForwardPlan::run`].
     pub async fn forward(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
         self.plan_forward(problem, PlanOptions::default()).await?.run(inputs).await
+    }
+
+    /// Creates an empty KV cache on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a size out of range; [`crate::Error::Limit`] where one KV head of one sequence, or
+    /// all pages, do not fit a binding; [`crate::Error::OutOfMemory`].
+    pub async fn kv_cache(&self, config: &KvConfig) -> Result<KvCache> {
+        KvCache::new(self, config).await
+    }
+
+    /// Validates the problem and compiles the kernel that appends to a cache.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a size out of range, [`crate::Error::Unsupported`] for a type that the cache does
+    /// not take, [`crate::Error::Shader`] when the driver refuses the kernel.
+    pub async fn plan_append(&self, problem: &AppendProblem) -> Result<AppendPlan> {
+        AppendPlan::new(self, problem).await
+    }
+
+    /// Validates the problem, chooses path, tile and splits, and compiles the kernels of a decode step.
+    ///
+    /// # Errors
+    /// Those of [`DecodeProblem::validate`]; [`crate::Error::MissingFeature`], [`crate::Error::Unsupported`] or
+    /// [`crate::Error::Limit`] when the device cannot run the path asked for; [`crate::Error::Shader`] when the driver
+    /// refuses a kernel.
+    pub async fn plan_decode(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
+        DecodePlan::new(self, problem, options).await
+    }
+
+    /// [`DiffAttention::kv_cache`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn kv_cache_blocking(&self, config: &KvConfig) -> Result<KvCache> {
+        pollster::block_on(self.kv_cache(config))
+    }
+
+    /// [`DiffAttention::plan_append`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_append_blocking(&self, problem: &AppendProblem) -> Result<AppendPlan> {
+        pollster::block_on(self.plan_append(problem))
+    }
+
+    /// [`DiffAttention::plan_decode`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_decode_blocking(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
+        pollster::block_on(self.plan_decode(problem, options))
     }
 
     /// [`DiffAttention::plan_forward`], waiting for the result. Not in a browser, which must not block.

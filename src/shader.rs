@@ -3,6 +3,10 @@
 //! A kernel is a list of plain WGSL files joined after a generated header of constants. What varies is which file
 //! supplies a function of fixed signature, or a constant that the compiler folds; there is no preprocessor.
 
+mod cache;
+
+pub use cache::{CacheKernel, CacheVariant};
+
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
@@ -85,7 +89,8 @@ macro_rules! wgsl {
 }
 
 /// Every WGSL file, by its path below `shaders/`.
-const FILES: [(&str, &str); 22] = wgsl![
+const FILES: [(&str, &str); 40] = wgsl![
+    "view.wgsl",
     "params.wgsl",
     "online_softmax.wgsl",
     "forward.wgsl",
@@ -108,6 +113,23 @@ const FILES: [(&str, &str); 22] = wgsl![
     "output/no_a2.wgsl",
     "exchange/workgroup.wgsl",
     "exchange/subgroup.wgsl",
+    "cache/contiguous.wgsl",
+    "cache/paged.wgsl",
+    "cache/same.wgsl",
+    "cache/int8.wgsl",
+    "cache/counted.wgsl",
+    "cache/uncounted.wgsl",
+    "decode/params.wgsl",
+    "decode/decode.wgsl",
+    "decode/portable.wgsl",
+    "decode/subgroup.wgsl",
+    "decode/whole.wgsl",
+    "decode/partial.wgsl",
+    "decode/partials.wgsl",
+    "decode/merge.wgsl",
+    "decode/append.wgsl",
+    "decode/append_same.wgsl",
+    "decode/append_int8.wgsl",
 ];
 
 fn file(name: &str) -> &'static str {
@@ -167,7 +189,7 @@ impl Variant {
     /// The files that make up this kernel, after the header.
     fn files(&self) -> Vec<&'static str> {
         let mut files = vec![if self.tile.is_some() { "forward.wgsl" } else { "forward_naive.wgsl" }];
-        files.push("params.wgsl");
+        files.extend(["view.wgsl", "params.wgsl"]);
         files.push("online_softmax.wgsl");
         match (self.dtype, self.unpack_f16) {
             (DType::F32, _) => files.push("elem/f32.wgsl"),

@@ -162,7 +162,7 @@ fn subgroup_min(caps: &Caps) -> Result<u32> {
 pub(crate) const NAIVE_THREADS: u32 = 64;
 
 /// Workgroups that run side by side on a small GPU. WebGPU does not tell; fewer than this leave the device idle.
-const CORES: u32 = 16;
+pub(crate) const CORES: u32 = 16;
 
 /// A tile, and what it is estimated to cost; comparable between tiles and paths of one problem.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -222,7 +222,8 @@ fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = T
             [1, 2, 3, 4, 6, 8].into_iter().flat_map(move |keys_per_lane| {
                 // Only the subgroup exchange saves a barrier by keeping V apart.
                 let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
-                let packings = (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group.is_multiple_of(*heads));
+                let packings =
+                    (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group.is_multiple_of(*heads));
                 packings.flat_map(move |heads_per_tile| {
                     places.iter().flat_map(move |&separate_v| {
                         [false, true].into_iter().map(move |stage_q| Tile {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs};
 use crate::ops::bind::{Bound, Use};
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
+use crate::pipeline::Kernel;
 use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
@@ -57,7 +58,8 @@ impl ForwardPlan {
         problem.validate()?;
         let (path, tile, reason) = choose(problem, options, attention.caps())?;
         let variant = Variant::forward(problem, path, tile, attention.caps());
-        let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
+        let pipeline =
+            attention.pipelines.get(&attention.device, (Kernel::Tensors(variant), options.runtime_checks)).await?;
         Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
     }
 
@@ -252,7 +254,11 @@ fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path,
     Ok((choice.path, Some(choice.tile), reason))
 }
 
-fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> Result<Option<TensorSlice<'a>>> {
+pub(crate) fn wanted<'a>(
+    name: &'static str,
+    on: bool,
+    slice: Option<TensorSlice<'a>>,
+) -> Result<Option<TensorSlice<'a>>> {
     match (on, slice) {
         (true, None) => Err(Error::Shape {
             tensor: name,

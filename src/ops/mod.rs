@@ -1,5 +1,8 @@
 //! One plan type per operation: validate → tile → variant → pipeline, then bind once and encode often.
 
 pub(crate) mod bind;
+pub(crate) mod cache_launch;
+pub(crate) mod decode;
 pub(crate) mod forward;
+pub(crate) mod kv_append;
 pub(crate) mod launch;
