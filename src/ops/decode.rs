@@ -240,7 +240,7 @@ impl DecodePlan {
             let quads = u64::from(batch * q_len) * u64::from(heads) * u64::from(config.value_dim / 4);
             let used = [&outputs[..], &[binding::PARTIALS, binding::DIRECTORY]].concat();
             let workgroups = quads.div_ceil(INVOCATIONS.into());
-            dispatches.push(launcher.dispatch("diffattn.decode_merge", merge, self.params(), &used, workgroups)?);
+            dispatches.push(launcher.dispatch("diffattn.decode_merge", merge, launcher.params, &used, workgroups)?);
         }
         let scratch_bytes =
             dispatches.len() as u64 * size_of::<CacheParams>() as u64 + partials.map_or(0, |buffer| buffer.size());
