@@ -11,7 +11,7 @@ use fastrand::Rng;
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
 
-/// Tokens of one appended chunk, at most.
+/// Tokens of one appended chunk, at most; fewer where bindings are small.
 const CHUNK: u32 = 1024;
 
 /// Elements before and after each output.
@@ -31,6 +31,11 @@ pub struct World<'a> {
     pub cache: KvCache,
     pub sequences: Vec<Sequence>,
     pub dtype: DType,
+    /// Whether random keys and values lie on a grid that int8 holds exactly.
+    pub on_grid: bool,
+    /// How often each eight elements of K and of V were loaded by the last step that counted.
+    pub loads: Vec<[u32; 2]>,
+    chunk: u32,
     append: AppendPass,
     new_k: wgpu::Buffer,
     new_v: wgpu::Buffer,
@@ -56,7 +61,9 @@ impl<'a> World<'a> {
     /// A cache whose every row was once NaN.
     pub fn new(attention: &'a DiffAttention, config: KvConfig, dtype: DType) -> Result<Self, Failed> {
         let mut cache = attention.kv_cache_blocking(&config)?;
-        let q_len = CHUNK.min(config.capacity);
+        let token =
+            u64::from(config.sequences * config.kv_heads * config.head_dim.max(config.value_dim)) * dtype.size();
+        let q_len = CHUNK.min(config.capacity).min((attention.caps().storage_binding / token) as u32);
         let plan =
             attention.plan_append_blocking(&AppendProblem { cache: config, batch: config.sequences, q_len, dtype })?;
         let buffer = |dim: u32| {
@@ -70,7 +77,18 @@ impl<'a> World<'a> {
         let append = plan.bind(&cache, (&new_k).into(), (&new_v).into())?;
         let ids = (0..config.sequences).map(|_| cache.create()).collect::<Result<Vec<_>, _>>()?;
         let sequences = ids.into_iter().map(|id| Sequence { id, k: vec![], v: vec![] }).collect();
-        let mut world = World { attention, cache, sequences, dtype, append, new_k, new_v };
+        let mut world = World {
+            attention,
+            cache,
+            sequences,
+            dtype,
+            on_grid: false,
+            loads: vec![],
+            chunk: q_len,
+            append,
+            new_k,
+            new_v,
+        };
         world.fill_with_nan()?;
         Ok(world)
     }
@@ -78,7 +96,7 @@ impl<'a> World<'a> {
     /// Sequences grow by turns, so that their pages end up mixed.
     fn fill_with_nan(&mut self) -> Result<(), Failed> {
         let config = *self.cache.config();
-        let step = config.pages.map_or(CHUNK.min(config.capacity), |pages| pages.size);
+        let step = config.pages.map_or(self.chunk, |pages| pages.size.min(self.chunk));
         let mut len = 0;
         while len < config.capacity && (config.pages.is_none() || self.cache.free_pages() >= config.sequences) {
             let tokens = step.min(config.capacity - len);
@@ -133,23 +151,52 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// A second sequence with the same tokens; its index.
+    pub fn fork(&mut self, index: usize) -> Result<usize, Failed> {
+        let mut encoder = self.attention.device().create_command_encoder(&Default::default());
+        let Sequence { id, k, v } = self.sequences[index].clone();
+        let id = self.cache.fork(&mut encoder, id)?;
+        self.attention.queue().submit([encoder.finish()]);
+        self.sequences.push(Sequence { id, k, v });
+        Ok(self.sequences.len() - 1)
+    }
+
+    /// Keeps the first tokens of a sequence.
+    pub fn truncate(&mut self, index: usize, len: u32) -> Result<(), Failed> {
+        let KvConfig { kv_heads, head_dim, value_dim, .. } = *self.cache.config();
+        let Sequence { id, k, v } = &mut self.sequences[index];
+        self.cache.truncate(*id, len)?;
+        k.truncate((len * kv_heads * head_dim) as usize);
+        v.truncate((len * kv_heads * value_dim) as usize);
+        Ok(())
+    }
+
     /// Random tokens for a sequence.
-    fn tokens(&self, tokens: u32, rng: &mut Rng) -> (Vec<f32>, Vec<f32>) {
-        let tensors = Tensors::random(&self.problem(1, tokens, 1, Options::default()), rng);
+    pub fn tokens(&self, tokens: u32, rng: &mut Rng) -> (Vec<f32>, Vec<f32>) {
+        let mut tensors = Tensors::random(&self.problem(1, tokens, 1, Options::default()), rng);
+        if self.on_grid {
+            let KvConfig { head_dim, value_dim, .. } = *self.cache.config();
+            for (tensor, dim) in [(&mut tensors.k, head_dim), (&mut tensors.v, value_dim)] {
+                for row in tensor.chunks_mut(dim as usize) {
+                    row.iter_mut().for_each(|value| *value = (*value * 32.0).round().clamp(-127.0, 127.0) / 32.0);
+                    row[rng.usize(..dim as usize)] = 127.0 / 32.0;
+                }
+            }
+        }
         (tensors.k, tensors.v)
     }
 
     /// Brings a sequence to a length.
     pub fn grow(&mut self, index: usize, len: u32, rng: &mut Rng) -> Result<(), Failed> {
         while self.cache.len(self.sequences[index].id)? < len {
-            let tokens = CHUNK.min(len - self.cache.len(self.sequences[index].id)?);
+            let tokens = self.chunk.min(len - self.cache.len(self.sequences[index].id)?);
             let new = self.tokens(tokens, rng);
             self.append(&[index], |_| new.clone())?;
         }
         Ok(())
     }
 
-    fn problem(&self, q_len: u32, kv_len: u32, heads_per_kv_head: u32, options: Options) -> Problem {
+    pub fn problem(&self, q_len: u32, kv_len: u32, heads_per_kv_head: u32, options: Options) -> Problem {
         let KvConfig { kv_heads, head_dim, value_dim, .. } = *self.cache.config();
         let heads = kv_heads * heads_per_kv_head;
         let shape = Shape { batch: 1, q_len, kv_len, heads, kv_heads, head_dim, value_dim };
@@ -177,7 +224,7 @@ impl<'a> World<'a> {
                 Ok((problem, tensors))
             })
             .collect::<Result<_, Failed>>()?;
-        let outputs = self.run(&plan, problem, &items, &inputs)?;
+        let outputs = self.run(&plan, problem, &items, &inputs, options.count_loads)?;
         let stepped =
             inputs.into_iter().zip(outputs).zip(which).map(|(((problem, mut tensors), outputs), (index, _))| {
                 (tensors.k, tensors.v) = (self.sequences[*index].k.clone(), self.sequences[*index].v.clone());
@@ -197,6 +244,7 @@ impl<'a> World<'a> {
         problem: DecodeProblem,
         items: &[(usize, (Vec<f32>, Vec<f32>))],
         inputs: &[(Problem, Tensors)],
+        count_loads: bool,
     ) -> Result<Vec<HostOutputs>, Failed> {
         let (device, queue) = queue_of(self.attention);
         let tokens = (problem.batch * problem.q_len) as usize;
@@ -217,6 +265,13 @@ impl<'a> World<'a> {
         let lam = place(&gather(|tensors| &tensors.lam), tokens * heads, 0, DType::F32);
         let out = place(&[], tokens * heads * value_dim, FENCE, self.dtype);
         let lse = problem.options.lse.then(|| place(&[], tokens * 2 * heads, FENCE, DType::F32));
+        let loads = count_loads.then(|| {
+            let KvConfig { sequences, capacity, kv_heads, .. } = problem.cache;
+            let octets = sequences as usize * capacity as usize * kv_heads as usize * head_dim.max(value_dim) / 8;
+            let contents = &vec![0; 8 * octets];
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+            device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: None, contents, usage })
+        });
         let pass = plan.bind(
             &self.cache,
             &DecodeBuffers {
@@ -224,7 +279,7 @@ impl<'a> World<'a> {
                 lam: (&lam).into(),
                 out: TensorSlice::new(&out).at(FENCE as u64 * self.dtype.size()),
                 lse: lse.as_ref().map(|lse| TensorSlice::new(lse).at(FENCE as u64 * 4)),
-                loads: None,
+                loads: loads.as_ref(),
             },
         )?;
         let mut encoder = device.create_command_encoder(&Default::default());
@@ -232,6 +287,12 @@ impl<'a> World<'a> {
         pass.encode(&mut encoder.begin_compute_pass(&Default::default()), &self.cache)?;
         queue.submit([encoder.finish()]);
 
+        if let Some(loads) = &loads {
+            let bytes = pollster::block_on(read_buffer(&device, &queue, loads))?;
+            let count = |four: &[u8; 4]| u32::from_le_bytes(*four);
+            self.loads =
+                bytes.as_chunks().0.as_chunks().0.iter().map(|two: &[_; 2]| two.each_ref().map(count)).collect();
+        }
         let read = |buffer: &wgpu::Buffer, dtype: DType| {
             let all = dtype.decode(&pollster::block_on(read_buffer(&device, &queue, buffer))?);
             let (first, last) = (&all[..FENCE], &all[all.len() - FENCE..]);
