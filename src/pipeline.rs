@@ -8,7 +8,7 @@ use crate::shader::{CacheVariant, Variant};
 
 /// A kernel of any operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kernel {
+pub(crate) enum AnyVariant {
     /// Attention over whole tensors.
     Tensors(Variant),
     /// Decode, merge and append, around a KV cache.
@@ -16,7 +16,7 @@ pub(crate) enum Kernel {
 }
 
 /// What a pipeline is compiled from: the kernel, and whether the driver's runtime checks are on.
-pub(crate) type Key = (Kernel, bool);
+pub(crate) type Key = (AnyVariant, bool);
 
 /// Compiled pipelines by variant.
 #[derive(Debug, Default)]
@@ -46,8 +46,8 @@ impl Pipelines {
 
 async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result<wgpu::ComputePipeline> {
     let (label, source) = match kernel {
-        Kernel::Tensors(variant) => (variant.label(), variant.source()),
-        Kernel::Cache(variant) => (variant.label(), variant.source()),
+        AnyVariant::Tensors(variant) => (variant.label(), variant.source()),
+        AnyVariant::Cache(variant) => (variant.label(), variant.source()),
     };
     #[cfg(not(target_arch = "wasm32"))]
     dump(&label, &source);

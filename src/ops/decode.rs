@@ -11,7 +11,7 @@ use crate::ops::cache_launch::{CacheLauncher, Dispatch, binding, cache_params, c
 use crate::ops::forward::wanted;
 use crate::ops::kv_append::check_step;
 use crate::params::CacheParams;
-use crate::pipeline::Kernel;
+use crate::pipeline::AnyVariant;
 use crate::problem::{DType, Mask, Options, Problem, Shape};
 use crate::shader::{CacheKernel, CacheVariant};
 use crate::slice::{Layout, TensorSlice};
@@ -173,7 +173,7 @@ impl DecodePlan {
             value_dim,
         };
         let pipelines = &attention.pipelines;
-        let compile = |variant| pipelines.get(&attention.device, (Kernel::Cache(variant), options.runtime_checks));
+        let compile = |variant| pipelines.get(&attention.device, (AnyVariant::Cache(variant), options.runtime_checks));
         let decode = (variant, compile(variant).await?);
         let merge = match split {
             true => {

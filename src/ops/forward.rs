@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs};
 use crate::ops::bind::{Bound, Use};
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
-use crate::pipeline::Kernel;
+use crate::pipeline::AnyVariant;
 use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
@@ -59,7 +59,7 @@ impl ForwardPlan {
         let (path, tile, reason) = choose(problem, options, attention.caps())?;
         let variant = Variant::forward(problem, path, tile, attention.caps());
         let pipeline =
-            attention.pipelines.get(&attention.device, (Kernel::Tensors(variant), options.runtime_checks)).await?;
+            attention.pipelines.get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks)).await?;
         Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
     }
 

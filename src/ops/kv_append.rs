@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvConfig, KvDType};
 use crate::ops::bind::{Bound, Use};
 use crate::ops::cache_launch::{CacheLauncher, Dispatch, binding, cache_params, check_cache};
-use crate::pipeline::Kernel;
+use crate::pipeline::AnyVariant;
 use crate::problem::DType;
 use crate::shader::{CacheKernel, CacheVariant};
 use crate::slice::{Layout, TensorSlice};
@@ -57,7 +57,7 @@ impl AppendPlan {
             head_dim: cache.head_dim,
             value_dim: cache.value_dim,
         };
-        let pipeline = attention.pipelines.get(&attention.device, (Kernel::Cache(variant), false)).await?;
+        let pipeline = attention.pipelines.get(&attention.device, (AnyVariant::Cache(variant), false)).await?;
         Ok(AppendPlan { attention: attention.clone(), problem: *problem, variant, pipeline })
     }
 
