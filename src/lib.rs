@@ -1,4 +1,32 @@
-//! Differential Transformer V2 attention as fused, portable WGSL compute shaders.
+//! Differential Transformer V2 attention as fused, portable WGSL compute shaders, with a runtime on [`wgpu`].
+//!
+//! > outⱼ = softmax(q₂ⱼKᵀ·scale)V − sigmoid(λⱼ)·softmax(q₂ⱼ₊₁Kᵀ·scale)V
+//!
+//! Both members of a pair are computed in one pass over K and V. Say what to compute with a [`Problem`], then choose who
+//! computes it:
+//!
+//! * [`DiffAttention`]: the kernels, on your device, in your encoder, on slices of your buffers; plan once
+//!   ([`DiffAttention::plan_forward`]), bind once ([`ForwardPlan::bind`]), encode often ([`ForwardPass::encode`]).
+//!   [`DiffAttention::forward`] does it all on tensors in host memory.
+//! * [`cpu`]: a threaded engine for machines without a GPU.
+//! * [`reference`](mod@reference): the float64 truth, and the judge that the tests and the command hold every result to.
+//!
+//! ```
+//! use diffattn::{DType, HostInputs, Options, Problem, Shape, cpu};
+//!
+//! let shape = Shape { batch: 1, q_len: 2, kv_len: 2, heads: 1, kv_heads: 1, head_dim: 8, value_dim: 8 };
+//! let mut options = Options::default();
+//! options.causal = true;
+//! let problem = Problem::new(shape, DType::F32, options);
+//! let inputs = HostInputs { q: &[0.5; 32], k: &[0.25; 16], v: &[1.0; 16], lam: &[0.0; 2] };
+//! // Both maps sum to one, and sigmoid(0) is a half.
+//! assert_eq!(cpu::forward(&problem, &inputs)?.out, [0.5; 16]);
+//! # Ok::<(), diffattn::Error>(())
+//! ```
+//!
+//! Terms are the field's: `heads` counts **output** heads, of which each has two query heads; causal masks and windows
+//! are aligned to the bottom right; λ is a logit; LSE is a natural logarithm. The README has a table for people coming
+//! from flash_attn, FlashInfer, SDPA and Burn.
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![deny(unsafe_code)]
 
@@ -36,3 +64,7 @@ pub use readback::read_buffer;
 pub use slice::{Layout, Strides, TensorSlice};
 pub use tile::{Path, Tile};
 pub use wgpu;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

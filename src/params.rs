@@ -37,7 +37,6 @@ pub(crate) struct Params {
     pub right: i32,
     pub scale: f32,
     pub softcap: f32,
-    pub padding: [u32; 2],
 }
 
 /// `Sequence` of params.wgsl, an element of the `sequences` binding.
@@ -78,5 +77,47 @@ pub(crate) struct CacheParams {
     pub right: i32,
     pub scale: f32,
     pub softcap: f32,
-    pub padding: [u32; 3],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    const VIEW: &str = include_str!("../shaders/view.wgsl");
+    const TENSORS: &str = include_str!("../shaders/params.wgsl");
+    const CACHE: &str = include_str!("../shaders/decode/params.wgsl");
+
+    /// Offsets of a struct's members in a file, and its size.
+    fn reflect(file: &str, name: &str) -> (Vec<(String, usize)>, usize) {
+        let text = format!("const HEAD_DIM = 8u; const VALUE_DIM = 8u;\n{VIEW}\n{file}");
+        let module = naga::front::wgsl::parse_str(&text).expect("the file parses");
+        let found = module.types.iter().find(|(_, kind)| kind.name.as_deref() == Some(name)).expect(name).1;
+        let naga::TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is no struct") };
+        let name = |member: &naga::StructMember| member.name.clone().unwrap_or_default();
+        (members.iter().map(|member| (name(member), member.offset as usize)).collect(), *span as usize)
+    }
+
+    macro_rules! compare {
+        ($file:expr, $type:ty, $name:literal, $($field:ident),*) => {{
+            let (members, size) = reflect($file, $name);
+            let ours = [$((stringify!($field).to_string(), offset_of!($type, $field))),*];
+            assert_eq!(members, ours, $name);
+            assert_eq!(size, size_of::<$type>(), $name);
+        }};
+    }
+
+    #[test]
+    fn the_shader_sees_what_the_host_writes() {
+        compare!(TENSORS, View, "View", base, batch, seq, head);
+        compare!(TENSORS, PackedSequence, "Sequence", q_start, q_len, kv_start, kv_len, diagonal);
+        compare!(
+            TENSORS, Params, "Params", q, k, v, lam, out, lse, a2, batch, kv_heads, head_tiles, q_tiles, tiles, grid_width,
+            group, q_len, kv_len, diagonal, left, right, scale, softcap
+        );
+        compare!(
+            CACHE, CacheParams, "Params", q, lam, out, lse, new_k, new_v, batch, q_len, kv_heads, group, row_tiles,
+            splits, workgroups, grid_width, places, pages, table, first_unit, end_unit, left, right, scale, softcap
+        );
+    }
 }

@@ -10,8 +10,8 @@ pub use cache::{CacheKernel, CacheVariant};
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
-use crate::problem::{DType, Mask, Problem, Shape};
-use crate::tile::{NAIVE_THREADS, Path, Tile};
+use crate::problem::{DType, Mask, Options, Packed, Problem, Shape};
+use crate::tile::{NAIVE_THREADS, Path, Tile, forward_tile};
 
 /// One compiled kernel: everything that its text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,6 +155,26 @@ impl Variant {
         }
     }
 
+    /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
+    /// option, at head sizes from narrow to wide. What tests validate and `diffattn check` runs.
+    pub fn all(caps: &Caps) -> Vec<Variant> {
+        let paths = Path::ALL.into_iter().filter(|&path| path != Path::Subgroup || caps.subgroups.is_some());
+        let mut variants = Vec::new();
+        for path in paths {
+            for problem in representative_problems() {
+                let tile = match path {
+                    Path::Naive => None,
+                    Path::Portable | Path::Subgroup => match forward_tile(&problem, path, caps) {
+                        Ok(choice) => Some(choice.tile),
+                        Err(_) => continue,
+                    },
+                };
+                variants.push(Variant::forward(&problem, path, tile, caps));
+            }
+        }
+        variants
+    }
+
     /// The one name of this kernel: pipeline, error, dump, test and benchmark row.
     pub fn label(&self) -> String {
         let mask = match self.mask {
@@ -267,4 +287,23 @@ impl Variant {
         bindings.extend(self.packed.then_some(Sequences));
         bindings
     }
+}
+
+/// A problem for each storage type, mask, head size and combination of options that changes the text.
+fn representative_problems() -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for dtype in DType::ALL {
+        for (causal, window) in [(false, (None, None)), (true, (None, None)), (true, (Some(64), None))] {
+            for (head_dim, value_dim) in [(8, 8), (64, 64), (40, 24), (128, 128), (256, 256), (192, 128)] {
+                for (softcap, packed, outputs) in [(None, false, false), (Some(30.0), false, true), (None, true, true)]
+                {
+                    let shape = Shape { batch: 1, q_len: 512, kv_len: 512, heads: 8, kv_heads: 4, head_dim, value_dim };
+                    let options = Options { causal, window, softcap, lse: outputs, a2: outputs, ..Options::default() };
+                    let packed = packed.then(|| Packed { cu_seqlens_q: vec![0, 512], cu_seqlens_k: vec![0, 512] });
+                    problems.push(Problem { shape, dtype, options, packed });
+                }
+            }
+        }
+    }
+    problems
 }

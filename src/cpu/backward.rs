@@ -12,7 +12,7 @@ use super::{queue, rows};
 use crate::{Error, HostGradInputs, HostGradients, HostInputs, Problem, Result};
 use std::ops::Range;
 
-/// Keys of one step, and of one tile of dK and dV: scores and dP of 256 rows take 192 KiB.
+/// Keys of one step, and of one tile of dK and dV: scores and dP of a full tile take 288 KiB.
 const KEYS: usize = 128;
 
 /// What the gradient of a score needs beside the score and dP = dO·Vᵀ, for every row of a tile:

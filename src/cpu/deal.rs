@@ -37,7 +37,8 @@ mod tests {
     #[test]
     fn every_owner_gets_its_pieces_in_its_order() {
         let mut tensor = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
-        let dealt = deal(&mut tensor, [vec![4..6, 0..1], vec![], vec![1..4]].into_iter().map(Vec::into_iter));
+        let owners = [&[4..6, 0..1][..], &[], std::slice::from_ref(&(1..4))];
+        let dealt = deal(&mut tensor, owners.into_iter().map(|ranges| ranges.iter().cloned()));
         assert_eq!(dealt, vec![vec![&mut [4.0, 5.0][..], &mut [0.0][..]], vec![], vec![&mut [1.0, 2.0, 3.0][..]]]);
     }
 

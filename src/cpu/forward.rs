@@ -8,7 +8,7 @@ use crate::{DType, HostInputs, HostOutputs, Problem, Result};
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
-/// Keys of one step: with 256 rows the scores take 256 KiB.
+/// Keys of one step: the scores of a full tile take 384 KiB.
 const KEYS: usize = 256;
 
 /// What a tile is computed from.

@@ -2,10 +2,12 @@
 
 mod controls;
 mod differences;
+mod engine;
 mod golden;
 mod honest;
 mod problem;
 mod properties;
+mod shaders;
 #[path = "../support/mod.rs"]
 mod support;
 
