@@ -9,6 +9,14 @@ struct Params {
     out: View,
     lse: View,
     a2: View,
+    // Of the backward pass.
+    dout: View,
+    dlse: View,
+    dq: View,
+    dk: View,
+    dv: View,
+    dlam: View,
+    terms: View,
     // Extents of this dispatch; the sizes that the compiler must know are constants of the generated header.
     batch: u32,
     kv_heads: u32,
@@ -25,6 +33,8 @@ struct Params {
     right: i32,       // keys seen after it (window masks)
     scale: f32,       // of q·k; already times log2(e), unless softcapped
     softcap: f32,     // in units of natural logits
+    accumulate: u32,  // 1 where gradients are added to what is there
+    has_dlse: u32,    // 1 where the loss reads the LSE; otherwise `dlse` is bound to something else
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,7 +1,8 @@
 // How a tensor is addressed.
 
 // Where a tensor's rows lie. A unit is what one array element of the binding holds: 8 storage elements for tensors
-// that are read (q, k, v), 4 for tensors that are written (out, a2), 1 for f32 tensors (lam, lse).
+// that are read (q, k, v, dout; out and a2 by the backward), 4 for tensors that are written (out, a2, dq, dk, dv), 1 for
+// f32 tensors (lam, lse and their gradients), and one struct for terms.
 struct View {
     base: u32,   // units from the start of the binding
     batch: u32,  // units between sequences

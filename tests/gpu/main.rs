@@ -1,5 +1,7 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
+mod backward;
+mod backward_run;
 mod cache;
 mod decode;
 mod device;
@@ -54,6 +56,7 @@ fn cases() -> Vec<Case> {
     cases.extend(limits::cases());
     cases.extend(errors::cases());
     cases.extend(decode::cases());
+    cases.extend(backward::cases());
     cases
 }
 
