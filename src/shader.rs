@@ -5,7 +5,7 @@
 
 mod cache;
 
-pub use cache::{CacheKernel, CacheVariant};
+pub use cache::{CacheBinding, CacheKernel, CacheVariant};
 
 use std::fmt::Write as _;
 

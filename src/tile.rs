@@ -147,7 +147,7 @@ impl Tile {
     }
 }
 
-fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
+pub(crate) fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
     if needed <= available {
         return Ok(());
     }
@@ -155,7 +155,7 @@ fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
     Err(Error::Limit { name, what, needed: needed.into(), available: available.into() })
 }
 
-fn subgroup_min(caps: &Caps) -> Result<u32> {
+pub(crate) fn subgroup_min(caps: &Caps) -> Result<u32> {
     let hint = "request the feature when creating the device, or use the portable path";
     let missing = Error::MissingFeature { path: "subgroup", feature: "SUBGROUP", hint };
     caps.subgroups.map(|(smallest, _)| smallest).ok_or(missing)

@@ -204,11 +204,12 @@ fn run(workgroup: u32, lane: u32) {
     if (at.first_row >= rows || !is_bound(at.e.sequence, at.kv_head)) {
         return;
     }
-    let first_quad = lane / KEY_LANES * ROW_QUADS;
-    let key_lane = lane % KEY_LANES;
+    // What is the same for all lanes is spelled out: drivers that see it load once instead of once for each lane.
+    let first_quad = select(lane / KEY_LANES * ROW_QUADS, 0u, ROW_LANES == 1u);
+    let key_lane = select(lane % KEY_LANES, lane, ROW_LANES == 1u);
     let column = key_lane / PARTS;
-    let part = key_lane % PARTS;
-    let group = key_lane / GROUP_LANES;
+    let part = select(key_lane % PARTS, 0u, PARTS == 1u);
+    let group = select(key_lane / GROUP_LANES, 0u, KEY_LANES == GROUP_LANES);
 
     // This split's share of the keys that some row sees: whole tiles, at least two where there are any.
     let diagonal = i32(at.e.kv_len) - i32(at.e.q_len);

@@ -10,24 +10,8 @@ use crate::kv_cache::{KvCache, KvConfig};
 use crate::ops::bind::{self, Bound};
 use crate::ops::launch::grid;
 use crate::params::CacheParams;
+use crate::shader::CacheBinding;
 use crate::slice::TensorSlice;
-
-/// Binding numbers of the kernels around a cache.
-pub(crate) mod binding {
-    pub(crate) const PARAMS: u32 = 0;
-    pub(crate) const Q: u32 = 1;
-    pub(crate) const K: u32 = 2;
-    pub(crate) const V: u32 = 3;
-    pub(crate) const LAM: u32 = 4;
-    pub(crate) const OUT: u32 = 5;
-    pub(crate) const LSE: u32 = 6;
-    pub(crate) const SCALES: u32 = 7;
-    pub(crate) const DIRECTORY: u32 = 8;
-    pub(crate) const LOADS: u32 = 9;
-    pub(crate) const NEW_K: u32 = 10;
-    pub(crate) const NEW_V: u32 = 11;
-    pub(crate) const PARTIALS: u32 = 12;
-}
 
 /// A bind group and its grid.
 #[derive(Debug, Clone)]
@@ -50,9 +34,9 @@ pub(crate) struct CacheLauncher<'a> {
     pub attention: &'a DiffAttention,
     pub params: CacheParams,
     /// The caller's tensors by binding number.
-    pub tensors: Vec<(u32, Bound<'a>)>,
+    pub tensors: Vec<(CacheBinding, Bound<'a>)>,
     /// Whole buffers by binding number.
-    pub buffers: Vec<(u32, &'a wgpu::Buffer)>,
+    pub buffers: Vec<(CacheBinding, &'a wgpu::Buffer)>,
 }
 
 impl<'a> CacheLauncher<'a> {
@@ -60,8 +44,8 @@ impl<'a> CacheLauncher<'a> {
     pub(crate) fn new(
         attention: &'a DiffAttention,
         params: CacheParams,
-        tensors: Vec<(u32, Bound<'a>)>,
-        buffers: Vec<(u32, &'a wgpu::Buffer)>,
+        tensors: Vec<(CacheBinding, Bound<'a>)>,
+        buffers: Vec<(CacheBinding, &'a wgpu::Buffer)>,
     ) -> Result<Self> {
         let caps = attention.caps();
         let mut launcher = CacheLauncher { attention, params, tensors, buffers };
@@ -75,12 +59,12 @@ impl<'a> CacheLauncher<'a> {
             }
             let view = bound.tensor.view(&bound.tensor.whole(), alignment);
             match *number {
-                binding::Q => launcher.params.q = view,
-                binding::LAM => launcher.params.lam = view,
-                binding::OUT => launcher.params.out = view,
-                binding::LSE => launcher.params.lse = view,
-                binding::NEW_K => launcher.params.new_k = view,
-                binding::NEW_V => launcher.params.new_v = view,
+                CacheBinding::Q => launcher.params.q = view,
+                CacheBinding::Lam => launcher.params.lam = view,
+                CacheBinding::Out => launcher.params.out = view,
+                CacheBinding::Lse => launcher.params.lse = view,
+                CacheBinding::NewK => launcher.params.new_k = view,
+                CacheBinding::NewV => launcher.params.new_v = view,
                 _ => {}
             }
         }
@@ -96,7 +80,7 @@ impl<'a> CacheLauncher<'a> {
         label: &str,
         pipeline: &Arc<wgpu::ComputePipeline>,
         params: CacheParams,
-        used: &[u32],
+        used: &[CacheBinding],
         workgroups: u64,
     ) -> Result<Dispatch> {
         let DiffAttention { device, caps, .. } = self.attention;
@@ -112,12 +96,12 @@ impl<'a> CacheLauncher<'a> {
             contents: bytemuck::bytes_of(&params),
             usage: wgpu::BufferUsages::UNIFORM,
         });
-        let mut entries = vec![bind::entry(binding::PARAMS, &uniform, 0, size_of::<CacheParams>() as u64)];
+        let mut entries = vec![bind::entry(CacheBinding::Params as u32, &uniform, 0, size_of::<CacheParams>() as u64)];
         for (number, bound) in self.tensors.iter().filter(|(number, _)| used.contains(number)) {
-            entries.push(bound.entry(*number, &bound.tensor.whole(), caps));
+            entries.push(bound.entry(*number as u32, &bound.tensor.whole(), caps));
         }
         for (number, buffer) in self.buffers.iter().filter(|(number, _)| used.contains(number)) {
-            entries.push(bind::entry(*number, buffer, 0, buffer.size()));
+            entries.push(bind::entry(*number as u32, buffer, 0, buffer.size()));
         }
         let layout = &pipeline.get_bind_group_layout(0);
         let bind_group =
@@ -134,14 +118,14 @@ impl<'a> CacheLauncher<'a> {
         label: &str,
         pipeline: &Arc<wgpu::ComputePipeline>,
         cache: &'a KvCache,
-        used: &[u32],
+        used: &[CacheBinding],
         workgroups: u64,
     ) -> Result<Vec<Dispatch>> {
-        let used = [used, &[binding::K, binding::V, binding::SCALES, binding::DIRECTORY]].concat();
+        let used = [used, &[CacheBinding::K, CacheBinding::V, CacheBinding::Scales, CacheBinding::Directory]].concat();
         let dispatch = |shard: &'a crate::kv_cache::Shard| {
             let mut buffers = self.buffers.clone();
-            buffers.extend([(binding::K, &shard.k), (binding::V, &shard.v)]);
-            buffers.extend(shard.scales.as_ref().map(|scales| (binding::SCALES, scales)));
+            buffers.extend([(CacheBinding::K, &shard.k), (CacheBinding::V, &shard.v)]);
+            buffers.extend(shard.scales.as_ref().map(|scales| (CacheBinding::Scales, scales)));
             let tensors = self.tensors.clone();
             let with_shard = CacheLauncher { attention: self.attention, params: self.params, tensors, buffers };
             let params = CacheParams { first_unit: shard.first, end_unit: shard.end, ..self.params };

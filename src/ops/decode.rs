@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use crate::attention::DiffAttention;
-use crate::decode_tile::{DecodeTile, INVOCATIONS, decode_tile};
+use crate::decode_tile::{DecodeTile, Dims, INVOCATIONS, decode_tile};
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvConfig};
 use crate::ops::bind::{self, Bound, Use};
-use crate::ops::cache_launch::{CacheLauncher, Dispatch, binding, cache_params, check_cache};
+use crate::ops::cache_launch::{CacheLauncher, Dispatch, cache_params, check_cache};
 use crate::ops::forward::wanted;
 use crate::ops::kv_append::check_step;
 use crate::params::CacheParams;
 use crate::pipeline::AnyVariant;
 use crate::problem::{DType, Mask, Options, Problem, Shape};
-use crate::shader::{CacheKernel, CacheVariant};
+use crate::shader::{CacheBinding, CacheKernel, CacheVariant};
 use crate::slice::{Layout, TensorSlice};
 use crate::tile::{CORES, Path};
 
@@ -45,6 +45,8 @@ pub struct DecodeProblem {
 pub struct DecodeOptions {
     /// [`Path::Portable`] or [`Path::Subgroup`]; `None` lets the planner choose.
     pub path: Option<Path>,
+    /// The tile; `None` lets the planner choose.
+    pub tile: Option<DecodeTile>,
     /// Workgroups that share the keys of one sequence and KV head; `None` lets the planner choose.
     pub splits: Option<u32>,
     /// Compile with the driver's bounds checks, which the kernels do not need.
@@ -130,11 +132,12 @@ impl DecodeProblem {
         }
     }
 
-    /// Two workgroups for each core, and at least two tiles for each split.
+    /// For each core two workgroups of 128 invocations, or as many more as they are smaller; at least two tiles for each
+    /// split.
     fn splits(&self, tile: &DecodeTile) -> u32 {
         let row_tiles = self.rows().div_ceil(tile.rows());
         let workgroups = u64::from(self.batch) * u64::from(self.cache.kv_heads) * u64::from(row_tiles);
-        let wanted = (u64::from(2 * CORES) / workgroups) as u32;
+        let wanted = (u64::from(2 * CORES * 128 / tile.threads) / workgroups) as u32;
         wanted.min(self.most_keys().div_ceil(tile.keys()) / 2).max(1)
     }
 }
@@ -148,7 +151,15 @@ impl DecodePlan {
         problem.validate()?;
         let DecodeProblem { cache, dtype, options: how, .. } = *problem;
         let KvConfig { head_dim, value_dim, dtype: kv_dtype, .. } = cache;
-        let (path, tile) = decode_tile(problem.rows(), head_dim, value_dim, kv_dtype, options.path, attention.caps())?;
+        let dims = Dims { rows: problem.rows(), head_dim, value_dim, kv_dtype };
+        let (path, tile) = match options.tile {
+            None => decode_tile(dims, options.path, attention.caps())?,
+            Some(tile) => {
+                let path = options.path.unwrap_or(Path::Portable);
+                tile.validate(dims, path, attention.caps())?;
+                (path, tile)
+            }
+        };
         if options.splits.is_some_and(|splits| splits == 0 || splits > 1 << 12) {
             return Err(Error::invalid("splits", "from 1 to 4096", options.splits.unwrap_or(0)));
         }
@@ -224,21 +235,21 @@ impl DecodePlan {
 
         let directory = cache.directory();
         let partials = self.partials()?;
-        let mut whole = vec![(binding::DIRECTORY, directory)];
-        whole.extend(partials.as_ref().map(|buffer| (binding::PARTIALS, buffer)));
-        whole.extend(self.loads(cache, buffers.loads)?.map(|buffer| (binding::LOADS, buffer)));
+        let mut whole = vec![(CacheBinding::Directory, directory)];
+        whole.extend(partials.as_ref().map(|buffer| (CacheBinding::Partials, buffer)));
+        whole.extend(self.loads(cache, buffers.loads)?.map(|buffer| (CacheBinding::Loads, buffer)));
         let launcher = CacheLauncher::new(&self.attention, self.params(), tensors, whole)?;
 
-        let outputs = [binding::LAM, binding::OUT, binding::LSE];
-        let used = if self.merge.is_some() { &[binding::PARTIALS][..] } else { &outputs };
-        let used = [used, &[binding::Q, binding::LOADS]].concat();
+        let outputs = [CacheBinding::Lam, CacheBinding::Out, CacheBinding::Lse];
+        let used = if self.merge.is_some() { &[CacheBinding::Partials][..] } else { &outputs };
+        let used = [used, &[CacheBinding::Q, CacheBinding::Loads]].concat();
         let workgroups = [batch, config.kv_heads, self.row_tiles(), self.splits];
         let workgroups = workgroups.iter().fold(1u64, |product, factor| product.saturating_mul((*factor).into()));
         let label = "diffattn.decode";
         let mut dispatches = launcher.dispatch_shards(label, &self.decode.1, cache, &used, workgroups)?;
         if let Some(merge) = &self.merge {
             let quads = u64::from(batch * q_len) * u64::from(heads) * u64::from(config.value_dim / 4);
-            let used = [&outputs[..], &[binding::PARTIALS, binding::DIRECTORY]].concat();
+            let used = [&outputs[..], &[CacheBinding::Partials, CacheBinding::Directory]].concat();
             let workgroups = quads.div_ceil(INVOCATIONS.into());
             dispatches.push(launcher.dispatch("diffattn.decode_merge", merge, launcher.params, &used, workgroups)?);
         }
@@ -247,20 +258,24 @@ impl DecodePlan {
         Ok(DecodePass { dispatches, directory: directory.clone(), batch, q_len, scratch_bytes })
     }
 
-    fn tensors<'a>(&self, buffers: &DecodeBuffers<'a>, lse: Option<TensorSlice<'a>>) -> Result<Vec<(u32, Bound<'a>)>> {
+    fn tensors<'a>(
+        &self,
+        buffers: &DecodeBuffers<'a>,
+        lse: Option<TensorSlice<'a>>,
+    ) -> Result<Vec<(CacheBinding, Bound<'a>)>> {
         let DecodeProblem { cache, batch, q_len, heads, dtype, .. } = self.problem;
         let tokens = batch * q_len;
         let read = |name| Use { name, size: dtype.size(), unit: 8, writes: false, default: Layout::Bshd };
         let written = |name| Use { unit: 4, writes: true, ..read(name) };
         let lam = Use { size: 4, unit: 1, ..read("lam") };
         let mut tensors = vec![
-            (binding::Q, Bound::new(buffers.q, [1, tokens, 2 * heads, cache.head_dim], read("q"))?),
-            (binding::LAM, Bound::new(buffers.lam, [1, tokens, heads, 1], lam)?),
-            (binding::OUT, Bound::new(buffers.out, [1, tokens, heads, cache.value_dim], written("out"))?),
+            (CacheBinding::Q, Bound::new(buffers.q, [1, tokens, 2 * heads, cache.head_dim], read("q"))?),
+            (CacheBinding::Lam, Bound::new(buffers.lam, [1, tokens, heads, 1], lam)?),
+            (CacheBinding::Out, Bound::new(buffers.out, [1, tokens, heads, cache.value_dim], written("out"))?),
         ];
         if let Some(slice) = lse {
             let how = Use { size: 4, unit: 1, default: Layout::Bhsd, ..written("lse") };
-            tensors.push((binding::LSE, Bound::new(slice, [1, tokens, 2 * heads, 1], how)?));
+            tensors.push((CacheBinding::Lse, Bound::new(slice, [1, tokens, 2 * heads, 1], how)?));
         }
         Ok(tensors)
     }

@@ -7,10 +7,10 @@ use crate::decode_tile::INVOCATIONS;
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvConfig, KvDType};
 use crate::ops::bind::{Bound, Use};
-use crate::ops::cache_launch::{CacheLauncher, Dispatch, binding, cache_params, check_cache};
+use crate::ops::cache_launch::{CacheLauncher, Dispatch, cache_params, check_cache};
 use crate::pipeline::AnyVariant;
 use crate::problem::DType;
-use crate::shader::{CacheKernel, CacheVariant};
+use crate::shader::{CacheBinding, CacheKernel, CacheVariant};
 use crate::slice::{Layout, TensorSlice};
 
 /// What is appended in one step.
@@ -79,15 +79,15 @@ impl AppendPlan {
         let read = |name| Use { name, size: dtype.size(), unit: 8, writes: false, default: Layout::Bshd };
         let tokens = batch * q_len;
         let tensors = vec![
-            (binding::NEW_K, Bound::new(k, [1, tokens, config.kv_heads, config.head_dim], read("k"))?),
-            (binding::NEW_V, Bound::new(v, [1, tokens, config.kv_heads, config.value_dim], read("v"))?),
+            (CacheBinding::NewK, Bound::new(k, [1, tokens, config.kv_heads, config.head_dim], read("k"))?),
+            (CacheBinding::NewV, Bound::new(v, [1, tokens, config.kv_heads, config.value_dim], read("v"))?),
         ];
         let params = cache_params(&config, batch, q_len);
         let directory = cache.directory();
-        let buffers = vec![(binding::DIRECTORY, directory)];
+        let buffers = vec![(CacheBinding::Directory, directory)];
         let launcher = CacheLauncher::new(&self.attention, params, tensors, buffers)?;
         let rows = u64::from(tokens) * u64::from(config.kv_heads) * 2;
-        let used = [binding::NEW_K, binding::NEW_V];
+        let used = [CacheBinding::NewK, CacheBinding::NewV];
         let workgroups = rows.div_ceil(INVOCATIONS.into());
         let dispatches = launcher.dispatch_shards("diffattn.kv_append", &self.pipeline, cache, &used, workgroups)?;
         Ok(AppendPass { dispatches, directory: directory.clone(), batch, q_len })

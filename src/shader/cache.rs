@@ -3,10 +3,42 @@
 use std::fmt::Write as _;
 
 use super::{MaskKind, file};
-use crate::decode_tile::{DecodeTile, INVOCATIONS};
+use crate::caps::Caps;
+use crate::decode_tile::{DecodeTile, Dims, INVOCATIONS, decode_tile};
 use crate::kv_cache::KvDType;
 use crate::problem::DType;
 use crate::tile::Path;
+
+/// A binding of a kernel around a cache, with its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CacheBinding {
+    /// The uniform block.
+    Params = 0,
+    /// Queries.
+    Q = 1,
+    /// Cached keys.
+    K = 2,
+    /// Cached values.
+    V = 3,
+    /// Gate logits.
+    Lam = 4,
+    /// Output.
+    Out = 5,
+    /// Log-sum-exp.
+    Lse = 6,
+    /// Factors of an int8 cache's rows.
+    Scales = 7,
+    /// Entries of the step and block tables.
+    Directory = 8,
+    /// Counts of loads.
+    Loads = 9,
+    /// Keys that are appended.
+    NewK = 10,
+    /// Values that are appended.
+    NewV = 11,
+    /// States of the splits.
+    Partials = 12,
+}
 
 /// What a kernel around a KV cache does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +124,72 @@ impl CacheVariant {
             CacheKernel::Append => {}
         }
         label
+    }
+
+    /// The bindings that this kernel uses, in the order of their numbers.
+    pub fn bindings(&self) -> Vec<CacheBinding> {
+        use CacheBinding::*;
+        let scales = (self.kv_dtype == KvDType::Int8).then_some(Scales);
+        let mut bindings = vec![Params, Directory];
+        match self.kernel {
+            CacheKernel::Append => {
+                bindings.extend([K, V, NewK, NewV]);
+                bindings.extend(scales);
+            }
+            CacheKernel::Merge { lse } => {
+                bindings.extend([Partials, Lam, Out]);
+                bindings.extend(lse.then_some(Lse));
+            }
+            CacheKernel::Decode { split, lse, counted, .. } => {
+                bindings.extend([Q, K, V]);
+                bindings.extend(if split { vec![Partials] } else { vec![Lam, Out] });
+                bindings.extend((lse && !split).then_some(Lse));
+                bindings.extend(scales);
+                bindings.extend(counted.then_some(Loads));
+            }
+        }
+        bindings.sort_unstable();
+        bindings
+    }
+
+    /// Every kind of kernel that a device with these capabilities may be given, at head sizes from narrow to wide.
+    pub fn all(caps: &Caps) -> Vec<CacheVariant> {
+        let mut variants = Vec::new();
+        for (head_dim, value_dim) in [(8, 8), (64, 64), (128, 128), (40, 24), (192, 128), (256, 256)] {
+            for dtype in DType::ALL {
+                for kv_dtype in [dtype.into(), KvDType::Int8] {
+                    for paged in [false, true] {
+                        let unpack_f16 = dtype == DType::F16 && caps.unpack_f16;
+                        let kernel = CacheKernel::Append;
+                        let append = CacheVariant { kernel, dtype, kv_dtype, unpack_f16, paged, head_dim, value_dim };
+                        let kernels = Self::all_decode(append, caps).into_iter().chain([kernel]);
+                        variants.extend(kernels.map(|kernel| CacheVariant { kernel, ..append }));
+                    }
+                }
+                for lse in [false, true] {
+                    let (kernel, kv_dtype) = (CacheKernel::Merge { lse }, dtype.into());
+                    let (unpack_f16, paged) = (false, false);
+                    variants.push(CacheVariant { kernel, dtype, kv_dtype, unpack_f16, paged, head_dim, value_dim });
+                }
+            }
+        }
+        variants
+    }
+
+    fn all_decode(of: CacheVariant, caps: &Caps) -> Vec<CacheKernel> {
+        let CacheVariant { head_dim, value_dim, kv_dtype, .. } = of;
+        let mut kernels = Vec::new();
+        for (rows, path) in [(4, Path::Portable), (4, Path::Subgroup), (8, Path::Portable), (64, Path::Portable)] {
+            let dims = Dims { rows, head_dim, value_dim, kv_dtype };
+            let Ok((path, tile)) = decode_tile(dims, Some(path), caps) else { continue };
+            let plain = [(MaskKind::None, false), (MaskKind::Causal, true), (MaskKind::Window, false)];
+            for (mask, softcap) in plain {
+                for (split, lse, counted) in [(false, true, false), (true, false, false), (true, false, true)] {
+                    kernels.push(CacheKernel::Decode { path, tile, mask, softcap, split, lse, counted });
+                }
+            }
+        }
+        kernels
     }
 
     fn files(&self) -> Vec<&'static str> {
