@@ -11,7 +11,8 @@
 // the four rows. Scores and outputs stay in registers; only weights (and row maxima) are exchanged, see exchange/.
 //
 // Workgroup memory: 16 · (KEYS · KV_STRIDE · (1, or 2 where V_BASE > 0) + Q_SLOTS) bytes, and what exchange/ needs.
-// Barriers per key tile: K loaded; (workgroup exchange: row maxima;) V loaded and weights shared; V used.
+// Barriers per key tile: K loaded; row maxima shared (workgroup exchange) or K used (subgroups, where V takes its
+// place); V loaded and weights shared (none for subgroups where V came with K); V used.
 // Numerics: online softmax in base 2, f32 throughout; each lane sums its own keys, merged once at the end.
 // Source: "Differential Transformer V2" (Microsoft, 2026); FlashAttention-2 (Dao, 2023) for the loop order.
 

@@ -32,7 +32,8 @@ pub struct DiffAttention {
 pub struct PlanOptions {
     /// The kernel family; `None` lets the planner choose.
     pub path: Option<Path>,
-    /// The forward's tile; `None` lets the planner choose. Ignored by the naive path.
+    /// The forward's tile; `None` lets the planner choose. Of the portable path unless `path` says otherwise; ignored by the
+    /// naive path.
     pub tile: Option<Tile>,
     /// The backward's tiles for dQ and for dK with dV; `None` lets the planner choose. Ignored by the naive path.
     pub backward_tiles: Option<[BackwardTile; 2]>,
@@ -56,6 +57,12 @@ impl DiffAttention {
             caps: Arc::new(Caps::of(device)),
             pipelines: Arc::default(),
         }
+    }
+
+    /// The same, with what only the adapter knows: without it, matrix units are never used.
+    pub fn with_adapter(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let caps = Caps::of(device).with_matrices(adapter, device.features());
+        DiffAttention { caps: Arc::new(caps), ..DiffAttention::new(device, queue) }
     }
 
     /// The device that the kernels run on.
@@ -225,5 +232,33 @@ impl DiffAttention {
         grads: &HostGradInputs<'_>,
     ) -> Result<HostGradients> {
         pollster::block_on(self.backward(problem, inputs, grads))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only while the futures can be spawned on a threaded executor.
+    #[expect(dead_code, reason = "checked by compiling it")]
+    fn futures_are_send(attention: &DiffAttention, problem: &Problem, inputs: &HostInputs<'_>, plan: &ForwardPlan) {
+        fn send(_: impl Send) {}
+        send(attention.plan_forward(problem, PlanOptions::default()));
+        send(attention.forward(problem, inputs));
+        send(plan.run(inputs));
+        let cache = KvConfig {
+            sequences: 1,
+            capacity: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            value_dim: 8,
+            dtype: problem.dtype.into(),
+            pages: None,
+        };
+        send(attention.kv_cache(&cache));
+        let (heads, options, dtype) = (1, problem.options, problem.dtype);
+        send(attention.plan_append(&AppendProblem { cache, batch: 1, q_len: 1, dtype }));
+        let problem = DecodeProblem { cache, batch: 1, q_len: 1, heads, dtype, options };
+        send(attention.plan_decode(&problem, DecodeOptions::default()));
     }
 }

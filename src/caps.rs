@@ -24,6 +24,9 @@ pub struct Caps {
     pub unpack_f16: bool,
     /// Smallest and largest subgroup, where subgroup operations are enabled.
     pub subgroups: Option<(u32, u32)>,
+    /// Side of the square matrices that the device multiplies as f16 × f16 → f32: 8 or 16, where matrix units are
+    /// enabled. Only the adapter knows: see [`Caps::with_matrices`].
+    pub matrix: Option<u32>,
 }
 
 impl Caps {
@@ -46,7 +49,22 @@ impl Caps {
                 .filter(|_| features.contains(wgpu::Features::SUBGROUP))
                 .map(|info| (info.subgroup_min_size, info.subgroup_max_size)),
             adapter: info.map(|info| info.name).unwrap_or_default(),
+            matrix: None,
         }
+    }
+
+    /// Adds what only the adapter knows about the device's matrix units, when `features` has everything they need:
+    /// cooperative matrices, f16, subgroups, and one subgroup size.
+    pub fn with_matrices(self, adapter: &wgpu::Adapter, features: wgpu::Features) -> Self {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let sizes = adapter.cooperative_matrix_properties();
+        let side = |size: u32| {
+            let square = |p: &wgpu::CooperativeMatrixProperties| [p.m_size, p.n_size, p.k_size] == [size; 3];
+            sizes.iter().any(|p| square(p) && p.ab_type == F16 && p.cr_type == F32).then_some(size)
+        };
+        let one_size = self.subgroups.is_some_and(|(min, max)| min == max);
+        let enabled = features.contains(MATRIX_FEATURES) && one_size;
+        Caps { matrix: side(16).or(side(8)).filter(|_| enabled), ..self }
     }
 
     /// The limits that every WebGPU device has, without optional features: the floor that each kernel must fit.
@@ -61,9 +79,14 @@ impl Caps {
             workgroups: 65535,
             unpack_f16: false,
             subgroups: None,
+            matrix: None,
         }
     }
 }
+
+/// What the matrix path needs of a device.
+pub(crate) const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
 impl fmt::Display for Caps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,6 +96,9 @@ impl fmt::Display for Caps {
             None => write!(f, "no subgroups")?,
             Some((min, max)) if min == max => write!(f, "subgroups of {min}")?,
             Some((min, max)) => write!(f, "subgroups of {min} to {max}")?,
+        }
+        if let Some(size) = self.matrix {
+            write!(f, ", matrices of {size} × {size}")?;
         }
         write!(f, ", {} MiB storage bindings", self.storage_binding >> 20)
     }

@@ -131,9 +131,9 @@ pub(crate) fn decode_tile(dims: Dims, path: Option<Path>, caps: &Caps) -> Result
     let rows = dims.rows;
     let few = rows <= FEW_ROWS;
     let path = match path {
-        Some(Path::Naive) => {
-            let hint = "use the forward's naive path on a contiguous cache's keys and values".into();
-            return Err(Error::Unsupported { what: "the naive path for decode".into(), hint });
+        Some(path @ (Path::Naive | Path::Matrix)) => {
+            let hint = "use the portable path, or the forward pass on a contiguous cache's keys and values".into();
+            return Err(Error::Unsupported { what: format!("the {} path for decode", path.name()), hint });
         }
         Some(Path::Subgroup) if !few => {
             let what =

@@ -38,6 +38,7 @@ mod device;
 mod error;
 mod host;
 mod kv_cache;
+pub mod matrix;
 mod ops;
 mod params;
 mod pipeline;

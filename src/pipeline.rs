@@ -60,7 +60,8 @@ async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result
         wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
     #[expect(unsafe_code, reason = "bounds checks cost up to a third; see the safety comment")]
     // SAFETY: the text is this crate's own. Every index is derived from sizes that `bind` checked against the bound
-    // ranges, loops end by construction, and the tests give the same bits with the checks on and off.
+    // ranges and from lane numbers below the workgroup's size, loops end by construction, and the tests give the same
+    // bits with the checks on and off.
     let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(&label),
@@ -68,19 +69,24 @@ async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result
         module: &module,
         entry_point: Some("main"),
         compilation_options: wgpu::PipelineCompilationOptions {
-            // Every kernel writes workgroup memory before it reads it.
+            // Every kernel writes workgroup memory before it uses what it reads.
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
         cache: None,
     });
-    // All scopes are popped, innermost first, before any error is returned.
-    let errors = [validation.pop().await, internal.pop().await, out_of_memory.pop().await];
-    match errors.into_iter().flatten().next() {
-        None => Ok(pipeline),
-        Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory { during: format!("compiling {label}") }),
-        Some(error) => Err(Error::Shader { label, message: error.to_string() }),
+    // All scopes are popped, innermost first, before anything is awaited: a scope must not outlive this call, where
+    // another plan could open one in between.
+    for error in [validation.pop(), internal.pop(), out_of_memory.pop()] {
+        match error.await {
+            None => {}
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                return Err(Error::OutOfMemory { during: format!("compiling {label}") });
+            }
+            Some(error) => return Err(Error::Shader { label, message: error.to_string() }),
+        }
     }
+    Ok(pipeline)
 }
 
 /// Writes the text to the folder named by `DIFFATTN_DUMP_WGSL`, under its label.

@@ -111,7 +111,8 @@ pub struct Options {
     pub softcap: Option<f32>,
     /// Also write the log-sum-exp of every query head's scores, natural logarithm; −∞ where no key is seen.
     pub lse: bool,
-    /// Also write a₂ = softmax(q₂ⱼ₊₁Kᵀ)V, the subtracted member, which the backward pass reads.
+    /// Also write a₂ = softmax(q₂ⱼ₊₁Kᵀ)V, the subtracted member, which the backward pass reads. A forward that saves
+    /// memory leaves it out; the backward then recomputes what it needs of it in one more sweep over the keys.
     pub a2: bool,
 }
 
@@ -279,11 +280,11 @@ impl Problem {
             }
         }
         let Options { scale, window, softcap, .. } = self.options;
-        if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
-            return Err(Error::invalid("scale", "a finite number", scale));
+        if let Some(scale) = scale.filter(|scale| !(-1e30..=1e30).contains(scale)) {
+            return Err(Error::invalid("scale", "a number from -1e30 to 1e30", scale));
         }
-        if let Some(softcap) = softcap.filter(|softcap| !(softcap.is_finite() && *softcap > 0.0)) {
-            return Err(Error::invalid("softcap", "a finite number above 0 (leave it out for none)", softcap));
+        if let Some(softcap) = softcap.filter(|softcap| !(1e-6..=1e30).contains(softcap)) {
+            return Err(Error::invalid("softcap", "a number from 1e-6 to 1e30 (leave it out for none)", softcap));
         }
         for (name, side) in [("window.0 (left)", window.0), ("window.1 (right)", window.1)] {
             if let Some(side) = side.filter(|side| *side > MAX_LEN) {

@@ -5,8 +5,16 @@ use crate::error::{Error, Result};
 /// The contents of `buffer`, which needs `BufferUsages::COPY_SRC`. Waits for all work submitted before.
 ///
 /// # Errors
-/// [`Error::DeviceLost`] or [`Error::Readback`] when mapping fails.
+/// [`Error::Readback`] for a buffer without that usage or of a size that is no multiple of 4, or when mapping fails;
+/// [`Error::DeviceLost`].
 pub async fn read_buffer(device: &wgpu::Device, queue: &wgpu::Queue, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
+    let refuse = |reason: &str| Err(Error::Readback { reason: reason.into() });
+    if !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
+        return refuse("the buffer was created without BufferUsages::COPY_SRC");
+    }
+    if !buffer.size().is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
+        return refuse("the buffer's size is not a multiple of 4 bytes");
+    }
     if buffer.size() == 0 {
         return Ok(Vec::new());
     }

@@ -10,6 +10,7 @@ pub use cache::{CacheBinding, CacheKernel, CacheVariant};
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
+use crate::matrix::{MatrixTile, matrix_tile};
 use crate::problem::{DType, Mask, Options, Packed, Problem, Shape};
 use crate::tile::{BackwardTile, NAIVE_THREADS, Path, Sweep, Tile, backward_tile, forward_tile};
 
@@ -20,8 +21,10 @@ pub struct Variant {
     pub kernel: Kernel,
     /// The kernel family.
     pub path: Path,
-    /// The tile; `None` for the naive kernel.
+    /// The tile; `None` for the naive and matrix kernels.
     pub tile: Option<Tile>,
+    /// The tile of the matrix kernel.
+    pub matrix: Option<MatrixTile>,
     /// Storage type.
     pub dtype: DType,
     /// Whether f16 is read by `unpack2x16float`; meaningless for other types.
@@ -138,6 +141,7 @@ const FILES: &[(&str, &str)] = wgsl![
     "online_softmax.wgsl",
     "forward.wgsl",
     "forward_naive.wgsl",
+    "forward_matrix.wgsl",
     "backward_rows.wgsl",
     "backward_dq.wgsl",
     "backward_dkv.wgsl",
@@ -205,6 +209,7 @@ impl Variant {
             kernel: Kernel::Forward,
             path,
             tile,
+            matrix: None,
             dtype: problem.dtype,
             unpack_f16: problem.dtype == DType::F16 && caps.unpack_f16,
             mask: problem.options.mask().into(),
@@ -237,22 +242,40 @@ impl Variant {
         }
     }
 
+    /// The forward kernel of a problem on matrix units.
+    pub fn forward_matrix(problem: &Problem, tile: MatrixTile, caps: &Caps) -> Self {
+        Variant { matrix: Some(tile), ..Variant::forward(problem, Path::Matrix, None, caps) }
+    }
+
     /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
     /// option, at head sizes from narrow to wide. What tests validate and `diffattn check` runs.
     pub fn all(caps: &Caps) -> Vec<Variant> {
-        let paths = Path::ALL.into_iter().filter(|&path| path != Path::Subgroup || caps.subgroups.is_some());
+        let runs = |path: &Path| match path {
+            Path::Naive | Path::Portable => true,
+            Path::Subgroup => caps.subgroups.is_some(),
+            Path::Matrix => caps.matrix.is_some(),
+        };
+        let paths = Path::ALL.into_iter().filter(runs);
         let mut variants = Vec::new();
         for path in paths {
             for problem in representative_problems() {
                 let tile = match path {
                     Path::Naive => None,
+                    Path::Matrix => {
+                        let tile = matrix_tile(&problem, caps);
+                        variants.extend(tile.map(|tile| Variant::forward_matrix(&problem, tile, caps)));
+                        continue;
+                    }
                     Path::Portable | Path::Subgroup => match forward_tile(&problem, path, caps) {
                         Ok(choice) => Some(choice.tile),
                         Err(_) => continue,
                     },
                 };
                 variants.push(Variant::forward(&problem, path, tile, caps));
-                variants.extend(backward_variants(&problem, path, caps));
+                // The backward's texts depend on the head sizes through constants only: two kinds will do.
+                if matches!(problem.shape.head_dim, 40 | 256) {
+                    variants.extend(backward_variants(&problem, path, caps));
+                }
             }
         }
         variants
@@ -278,6 +301,13 @@ impl Variant {
             label.push_str(if tile.stage_q { "q" } else { "" });
             label.push_str(if tile.separate_v { "v" } else { "" });
         }
+        if let Some(tile) = self.matrix {
+            let _ = write!(label, ".r{}k{}m{}x{}", tile.rows(), tile.keys, tile.size, tile.strips);
+            let _ = write!(label, "t{}", tile.subgroups * tile.subgroup);
+            if tile.heads_per_tile > 1 {
+                let _ = write!(label, "h{}", tile.heads_per_tile);
+            }
+        }
         if let Kernel::Backward(_, Some(tile)) = self.kernel {
             let _ = write!(label, ".r{}i{}t{}n{}", tile.rows(), tile.items(), tile.threads, tile.per_lane);
             label.push_str(if tile.separate { "s" } else { "" });
@@ -296,9 +326,11 @@ impl Variant {
 
     /// The files that make up this kernel, after the header.
     fn files(&self) -> Vec<&'static str> {
-        let mut files = match self.kernel {
-            Kernel::Forward => vec![if self.tile.is_some() { "forward.wgsl" } else { "forward_naive.wgsl" }],
-            Kernel::BackwardRows | Kernel::Backward(..) => self.backward_files(),
+        let mut files = match (self.kernel, self.path) {
+            (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl"],
+            (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl"],
+            (Kernel::Forward, Path::Matrix) => vec!["forward_matrix.wgsl"],
+            (Kernel::BackwardRows | Kernel::Backward(..), _) => self.backward_files(),
         };
         files.extend(["view.wgsl", "params.wgsl", "online_softmax.wgsl"]);
         match (self.dtype, self.unpack_f16) {
@@ -319,7 +351,7 @@ impl Variant {
             files.push(if self.a2 { "output/a2.wgsl" } else { "output/no_a2.wgsl" });
         }
         match (self.path, self.kernel) {
-            (Path::Naive, _) => {}
+            (Path::Naive | Path::Matrix, _) => {}
             (Path::Portable, Kernel::Forward) => files.push("exchange/workgroup.wgsl"),
             (Path::Subgroup, Kernel::Forward) => files.push("exchange/subgroup.wgsl"),
             (Path::Portable, _) => files.push("exchange/parts_workgroup.wgsl"),
@@ -352,6 +384,12 @@ impl Variant {
     /// The complete WGSL text.
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
+        if let Some(tile) = self.matrix {
+            text.push_str("enable f16;\nenable wgpu_cooperative_matrix;\n");
+            for (role, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
+                let _ = writeln!(text, "alias Mat{role} = coop_mat{0}x{0}<{scalar}, {role}>;", tile.size);
+            }
+        }
         for (name, value) in self.constants() {
             let _ = writeln!(text, "const {name}: u32 = {value}u;");
         }
@@ -393,9 +431,21 @@ impl Variant {
             ]);
             return constants;
         }
-        match self.tile {
-            None => constants.push(("THREADS", NAIVE_THREADS)),
-            Some(tile) => constants.extend([
+        match (self.tile, self.matrix) {
+            (None, None) => constants.push(("THREADS", NAIVE_THREADS)),
+            (_, Some(tile)) => constants.extend([
+                ("MAT", tile.size),
+                ("SUBGROUP", tile.subgroup),
+                ("SUBGROUPS", tile.subgroups),
+                ("STRIPS", tile.strips),
+                ("KEYS", tile.keys),
+                ("HEADS_PER_TILE", tile.heads_per_tile),
+                ("Q_STRIDE", tile.q_stride(&shape)),
+                ("KV_STRIDE", tile.kv_stride(&shape)),
+                ("SCORE_STRIDE", tile.score_stride()),
+                ("WEIGHT_STRIDE", tile.weight_stride()),
+            ]),
+            (Some(tile), None) => constants.extend([
                 ("THREADS", tile.threads),
                 ("KEY_LANES", tile.key_lanes),
                 ("KEYS_PER_LANE", tile.keys_per_lane),
@@ -440,7 +490,11 @@ fn backward_variants(problem: &Problem, path: Path, caps: &Caps) -> Vec<Variant>
         };
         Some(Variant::backward(problem, Kernel::Backward(sweep, tile), path, caps))
     });
-    sweeps.chain([rows]).collect()
+    let fused: Vec<_> = sweeps.chain([rows]).collect();
+    let comparable = fused.iter().filter(|variant| !matches!(variant.kernel, Kernel::Backward(Sweep::Mean, _)));
+    let comparable = comparable.filter(|_| path != Path::Naive && problem.shape.head_dim == 40);
+    let standard: Vec<_> = comparable.map(|variant| Variant { standard: true, a2: false, ..*variant }).collect();
+    [fused, standard].concat()
 }
 
 /// A problem for each storage type, mask, head size and combination of options that changes the text.

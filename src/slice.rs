@@ -134,7 +134,7 @@ impl Tensor {
         let unit = self.unit * self.size;
         let start = bytes.start / alignment.max(unit) * alignment.max(unit);
         let least = unit.max(4); // an empty tensor still needs a binding
-        start..bytes.end.max(start + least)
+        start..bytes.end.max(start.saturating_add(least))
     }
 
     /// How the shader addresses `part` inside its binding.
@@ -172,16 +172,34 @@ impl Tensor {
             if extent > 1 && stride % unit != 0 {
                 return refuse(format!("its {axis} stride is {stride} elements; it must be a multiple of {unit}"));
             }
-            if extent > 1 && stride == 0 && self.writes {
-                return refuse(format!("its {axis} stride is 0, so that several rows would be written to one place"));
-            }
             if extent > 1 && stride / unit > u64::from(u32::MAX) {
                 return refuse(format!("its {axis} stride is {stride} elements; shaders address at most 2³² units"));
             }
         }
+        if self.writes && !self.whole().is_empty() {
+            self.check_disjoint_rows()?;
+        }
         let needed = self.binding(&self.whole(), 1).end;
         if needed > buffer_size {
             return refuse(format!("it ends at byte {needed}, but the buffer has {buffer_size}"));
+        }
+        Ok(())
+    }
+}
+
+impl Tensor {
+    /// Rows that are written must not overlap: each axis must step over all that the shorter ones span.
+    fn check_disjoint_rows(&self) -> Result<()> {
+        let Strides { batch, seq, head } = self.strides;
+        let mut axes = [("batch", batch, self.batch), ("seq", seq, self.seq), ("head", head, self.heads)];
+        axes.sort_by_key(|(_, stride, _)| *stride);
+        let mut span = self.dim;
+        for (axis, stride, extent) in axes.into_iter().filter(|(_, _, extent)| *extent > 1) {
+            if stride < span {
+                let reason = format!("its {axis} stride is {stride} elements, less than the {span} written in between");
+                return Err(Error::Slice { tensor: self.name, reason });
+            }
+            span = span.saturating_add(stride.saturating_mul(extent - 1));
         }
         Ok(())
     }
@@ -227,7 +245,13 @@ mod tests {
         let strides = Strides { head: 17, ..good.strides };
         assert!(message(Tensor { strides, ..good }, u64::MAX).contains("head stride is 17"));
         let strides = Strides { seq: 0, ..good.strides };
-        assert!(message(Tensor { strides, writes: true, ..good }, end).contains("one place"));
+        assert!(message(Tensor { strides, writes: true, ..good }, end).contains("written in between"));
+        let strides = Strides { batch: 240, seq: 16, head: 24 };
+        assert!(message(Tensor { strides, writes: true, ..good }, end).contains("head stride is 24"));
+        assert_eq!(
+            Tensor { seq: 0, strides: Strides { seq: 0, ..strides }, writes: true, ..good }.validate(end),
+            Ok(())
+        );
         let strides = Strides { batch: u64::MAX - 7, ..good.strides };
         assert!(Tensor { strides, ..good }.validate(u64::MAX).is_err());
     }

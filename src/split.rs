@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::params::PackedSequence;
 use crate::problem::Problem;
 use crate::slice::{Part, Tensor};
 
@@ -73,11 +74,11 @@ pub(crate) struct Limits {
 
 /// Splits a problem into pieces that each fit one dispatch; `workgroups` counts those of a piece.
 ///
-/// Halves the batch first, then the KV heads, then the queries, and only where that helps.
+/// Whatever exceeds its limit most is brought down along the axis that brings it down furthest.
 ///
 /// # Errors
-/// [`Error::Limit`] naming the tensor when not even one sequence, KV head and query fits: the keys of one sequence are
-/// never split.
+/// [`Error::Limit`] naming what is too large when no axis brings it down: the keys of one sequence are never split, nor
+/// the output heads that share a KV head.
 pub(crate) fn split(
     problem: &Problem,
     tensors: &Tensors,
@@ -86,63 +87,102 @@ pub(crate) fn split(
 ) -> Result<Vec<Piece>> {
     let shape = &problem.shape;
     let whole = Piece { batch: 0..shape.batch, kv_heads: 0..shape.kv_heads, queries: 0..shape.q_len };
+    let load = |piece: &Piece| heaviest(problem, tensors, limits, workgroups, piece);
     let mut open = vec![whole];
     let mut pieces = Vec::new();
     while let Some(piece) = open.pop() {
-        let Err(error) = fits(problem, tensors, limits, workgroups, &piece) else {
+        let heaviest = load(&piece);
+        if heaviest.ratio() <= 1.0 {
             pieces.push(piece);
             continue;
-        };
-        let (first, second) = if let Some((first, second)) = halve(&piece.batch) {
-            (Piece { batch: first, ..piece.clone() }, Piece { batch: second, ..piece })
-        } else if let Some((first, second)) = halve(&piece.kv_heads) {
-            (Piece { kv_heads: first, ..piece.clone() }, Piece { kv_heads: second, ..piece })
-        } else if let (Some((first, second)), false) = (halve(&piece.queries), error.1) {
-            (Piece { queries: first, ..piece.clone() }, Piece { queries: second, ..piece })
-        } else {
-            return Err(error.0);
-        };
+        }
+        // Packed sequences are taken apart before one of them is cut, even if one alone is what is too large.
+        let apart = problem.packed.is_some() && piece.batch.len() > 1;
+        let lighter = |halves: &(Piece, Piece)| load(&halves.0).ratio().max(load(&halves.1).ratio());
+        let best = halves(&piece)
+            .into_iter()
+            .take(if apart { 1 } else { usize::MAX })
+            .map(|halves| (lighter(&halves), halves))
+            .min_by(|(a, _), (b, _)| a.total_cmp(b))
+            .filter(|(ratio, _)| apart || *ratio < heaviest.ratio());
+        let Some((_, (first, second))) = best else { return Err(heaviest.error()) };
         open.extend([second, first]);
     }
     Ok(pieces)
 }
 
-fn halve(range: &Range<u32>) -> Option<(Range<u32>, Range<u32>)> {
-    let middle = range.start + range.end.saturating_sub(range.start) / 2;
-    (middle > range.start).then_some((range.start..middle, middle..range.end))
+/// The piece cut in two along each axis that has more than one index: batch, KV heads, queries.
+fn halves(piece: &Piece) -> Vec<(Piece, Piece)> {
+    let halve = |range: &Range<u32>| {
+        let middle = range.start + range.end.saturating_sub(range.start) / 2;
+        (middle > range.start).then_some((range.start..middle, middle..range.end))
+    };
+    let by_batch =
+        halve(&piece.batch).map(|(a, b)| (Piece { batch: a, ..piece.clone() }, Piece { batch: b, ..piece.clone() }));
+    let by_head = halve(&piece.kv_heads)
+        .map(|(a, b)| (Piece { kv_heads: a, ..piece.clone() }, Piece { kv_heads: b, ..piece.clone() }));
+    let by_query = halve(&piece.queries)
+        .map(|(a, b)| (Piece { queries: a, ..piece.clone() }, Piece { queries: b, ..piece.clone() }));
+    [by_batch, by_head, by_query].into_iter().flatten().collect()
 }
 
-/// Whether a piece fits; otherwise the error, and whether fewer queries cannot help.
-fn fits(
+/// What a piece needs of a limit.
+struct Need {
+    name: &'static str,
+    what: String,
+    needed: u64,
+    available: u64,
+}
+
+impl Need {
+    fn ratio(&self) -> f64 {
+        self.needed as f64 / self.available as f64
+    }
+
+    fn error(self) -> Error {
+        let Need { name, what, needed, available } = self;
+        Error::Limit { name, what, needed, available }
+    }
+}
+
+/// The need that comes nearest to its limit, or exceeds it most.
+fn heaviest(
     problem: &Problem,
     tensors: &Tensors,
     limits: Limits,
     workgroups: &dyn Fn(&Piece) -> u64,
     piece: &Piece,
-) -> Result<(), (Error, bool)> {
-    let needed = workgroups(piece);
-    if needed > limits.workgroups {
-        let (what, available) = ("the grid of one dispatch".to_string(), limits.workgroups);
-        let name = "max_compute_workgroups_per_dimension";
-        return Err((Error::Limit { name, what, needed, available }, false));
-    }
-    let keys = key_part(problem, piece);
-    let by_key = tensors.by_key.iter().map(|tensor| (tensor, keys.clone(), true));
-    let by_query = tensors.by_query.iter().map(|(tensor, heads)| (tensor, query_part(problem, piece, *heads), false));
-    for (tensor, part, along_keys) in by_key.chain(by_query) {
+) -> Need {
+    let binding = |what: String, needed: u64| {
+        let (name, available) = ("max_storage_buffer_binding_size", limits.storage_binding);
+        Need { name, what, needed, available }
+    };
+    let bound = |tensor: &Tensor, part: Part| {
         let binding = tensor.binding(&part, limits.alignment);
-        let needed = binding.end - binding.start;
-        if needed > limits.storage_binding {
-            let what = if along_keys {
-                format!("`{}` of one sequence, whose keys must be bound together", tensor.name)
-            } else {
-                format!("`{}`", tensor.name)
-            };
-            let (name, available) = ("max_storage_buffer_binding_size", limits.storage_binding);
-            return Err((Error::Limit { name, what, needed, available }, along_keys));
-        }
-    }
-    Ok(())
+        binding.end - binding.start
+    };
+    let keys = key_part(problem, piece);
+    let by_key = tensors.by_key.iter().map(|tensor| {
+        let what = format!("`{}` of one sequence, whose keys must be bound together", tensor.name);
+        binding(what, bound(tensor, keys.clone()))
+    });
+    let by_query = tensors.by_query.iter().map(|(tensor, heads)| {
+        binding(format!("`{}`", tensor.name), bound(tensor, query_part(problem, piece, *heads)))
+    });
+    let sequences = problem.packed.iter().map(|_| {
+        let size = size_of::<PackedSequence>() as u64;
+        binding("the list of packed sequences".into(), piece.batch.len() as u64 * size)
+    });
+    let grid = Need {
+        name: "max_compute_workgroups_per_dimension",
+        what: "the grid of one dispatch".into(),
+        needed: workgroups(piece),
+        available: limits.workgroups,
+    };
+    by_key
+        .chain(by_query)
+        .chain(sequences)
+        .fold(grid, |heaviest, need| if need.ratio() > heaviest.ratio() { need } else { heaviest })
 }
 
 #[cfg(test)]
@@ -209,6 +249,9 @@ mod tests {
                 }
             }
         }
+        // 16 times too large along tokens: the heads, which lie inside each token's row, are not cut.
+        let long = Problem::new(Shape { kv_len: 1, ..problem(1, 4096, 1).shape }, DType::F32, Options::default());
+        assert_eq!(check(&long, Layout::Bshd, (4096 * 8 * 8 * 4) / 16, 1 << 20), Ok(16));
         let packed = Packed { cu_seqlens_q: vec![0, 5, 5, 30], cu_seqlens_k: vec![0, 9, 12, 12] };
         let problem = Problem::packed(problem(1, 1, 1).shape, DType::F32, Options::default(), packed).unwrap();
         assert!(check(&problem, Layout::Bshd, 1500, 1000).unwrap() > 3);

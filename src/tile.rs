@@ -17,11 +17,13 @@ pub enum Path {
     Portable,
     /// The tiled kernel with subgroup shuffles instead of workgroup memory; needs `SUBGROUP`.
     Subgroup,
+    /// Both products on matrix units, f16 operands with f32 sums; needs cooperative matrices, f16 or bf16 storage.
+    Matrix,
 }
 
 impl Path {
     /// Every path, in the order of a ladder's rungs.
-    pub const ALL: [Path; 3] = [Path::Naive, Path::Portable, Path::Subgroup];
+    pub const ALL: [Path; 4] = [Path::Naive, Path::Portable, Path::Subgroup, Path::Matrix];
 
     /// The name used in labels, flags and records.
     pub const fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Path {
             Path::Naive => "naive",
             Path::Portable => "portable",
             Path::Subgroup => "subgroup",
+            Path::Matrix => "matrix",
         }
     }
 }
@@ -107,7 +110,7 @@ impl Tile {
     pub const fn workgroup_bytes(&self, shape: &Shape, path: Path) -> u32 {
         let exchange = match path {
             Path::Portable => self.threads + self.row_lanes() * (self.keys() + 1),
-            Path::Naive | Path::Subgroup => 0,
+            Path::Naive | Path::Subgroup | Path::Matrix => 0,
         };
         16 * (self.kv_slots(shape) + self.q_slots(shape) + exchange)
     }
@@ -115,9 +118,9 @@ impl Tile {
     /// Whether the kernel's own rules hold, apart from any device.
     fn is_sound(&self, shape: &Shape) -> bool {
         self.key_lanes.is_power_of_two()
-            && self.threads >= self.key_lanes
+            && (self.key_lanes..=1 << 12).contains(&self.threads)
             && self.threads.is_multiple_of(self.key_lanes)
-            && self.keys_per_lane > 0
+            && (1..=64).contains(&self.keys_per_lane)
             && self.heads_per_tile > 0
             && shape.group().is_multiple_of(self.heads_per_tile)
             && self.positions() > 0
@@ -131,8 +134,8 @@ impl Tile {
     /// much workgroup memory.
     pub fn validate(&self, shape: &Shape, path: Path, caps: &Caps) -> Result<()> {
         if !self.is_sound(shape) {
-            let rule = "key_lanes a power of two that divides threads, heads_per_tile a divisor of heads / kv_heads \
-                        with at most rows / 2, keys_per_lane above 0";
+            let rule = "key_lanes a power of two that divides threads (at most 4096), keys_per_lane from 1 to 64, \
+                        heads_per_tile a divisor of heads / kv_heads, at most rows / 2";
             return Err(Error::invalid("tile", rule, format!("{self:?}")));
         }
         if path == Path::Subgroup {
@@ -182,24 +185,32 @@ pub struct Choice {
 ///
 /// # Errors
 /// [`Error::MissingFeature`] for the subgroup path on a device without subgroups; [`Error::Limit`] when not even the
-/// smallest tile fits, which cannot happen at the default limits of WebGPU.
+/// smallest tile fits, which cannot happen at the default limits of WebGPU; [`Error::Invalid`] for a path without tiles.
 pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice> {
     let most_lanes = if path == Path::Subgroup { subgroup_min(caps)?.min(32) } else { 32 };
     let mut best: Option<Choice> = None;
+    let mut smallest: Option<(u32, Error)> = None; // of those that do not fit, to say what is missing
     for tile in candidates(problem.shape.group(), path, most_lanes) {
-        if tile.validate(&problem.shape, path, caps).is_ok() {
-            let cost = cost(problem, path, caps, &tile);
-            if best.is_none_or(|best| cost < best.cost) {
-                best = Some(Choice { path, tile, cost });
+        match tile.validate(&problem.shape, path, caps) {
+            Ok(()) => {
+                let cost = cost(problem, path, caps, &tile);
+                if best.is_none_or(|best| cost < best.cost) {
+                    best = Some(Choice { path, tile, cost });
+                }
+            }
+            Err(error) => {
+                let size = tile.threads + tile.workgroup_bytes(&problem.shape, path);
+                if smallest.as_ref().is_none_or(|(least, _)| size < *least) {
+                    smallest = Some((size, error));
+                }
             }
         }
     }
-    best.ok_or_else(|| Error::Limit {
-        name: "max_compute_workgroup_storage_size",
-        what: format!("the smallest tile of the {} kernel", path.name()),
-        needed: 16 << 10,
-        available: caps.workgroup_storage.into(),
-    })
+    match (best, smallest) {
+        (Some(best), _) => Ok(best),
+        (None, Some((_, error))) => Err(error),
+        (None, None) => Err(Error::invalid("path", "portable or subgroup, which have tiles", path.name())),
+    }
 }
 
 /// The path and tile that a plan takes unless told otherwise, and why.
@@ -219,7 +230,8 @@ pub fn choose_forward(problem: &Problem, caps: &Caps) -> Result<(Choice, String)
 
 /// Every tile worth estimating.
 fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
-    let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| lanes <= most_lanes);
+    let tiled = matches!(path, Path::Portable | Path::Subgroup);
+    let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| tiled && lanes <= most_lanes);
     lanes.flat_map(move |key_lanes| {
         [256, 128, 64, 32].into_iter().flat_map(move |threads| {
             [1, 2, 3, 4, 6, 8].into_iter().flat_map(move |keys_per_lane| {
@@ -269,7 +281,7 @@ fn cost(problem: &Problem, path: Path, caps: &Caps, tile: &Tile) -> f64 {
     let load = keys * (head_quads + value_quads) * (4.0 * LOAD + unpack) / f64::from(tile.threads);
     let barriers = match path {
         Path::Subgroup if tile.separate_v => 2.0,
-        Path::Naive | Path::Portable | Path::Subgroup => 4.0,
+        Path::Naive | Path::Portable | Path::Subgroup | Path::Matrix => 4.0,
     };
     let row_max = 2.0 * LOAD * f64::from(tile.key_lanes);
     // Accumulators beyond what every device keeps in registers are spilled, which cost others a factor of five.

@@ -1,8 +1,9 @@
-// f16 read with integer operations, for devices without SHADER_F16. Infinities and NaN read as numbers ≥ 65536.
+// f16 read with integer operations, for devices without SHADER_F16. Infinities and NaN stay what they are.
 
 fn unpack_halves(h: vec4<u32>) -> vec4<f32> {
     let size = h & vec4<u32>(0x7fffu);
-    let normal = bitcast<vec4<f32>>((size << vec4<u32>(13u)) + vec4<u32>(0x38000000u));
+    let bias = select(vec4<u32>(0x38000000u), vec4<u32>(0x70000000u), size >= vec4<u32>(0x7c00u));
+    let normal = bitcast<vec4<f32>>((size << vec4<u32>(13u)) + bias);
     let small = vec4<f32>(size) * 5.9604644775390625e-8;  // multiples of 2^-24
     let x = select(normal, small, size < vec4<u32>(0x400u));
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) | ((h & vec4<u32>(0x8000u)) << vec4<u32>(16u)));

@@ -13,7 +13,9 @@ fn main(
     @builtin(subgroup_invocation_id) invocation: u32,
 ) {
     first_of_row = invocation - invocation % KEY_LANES;
-    run(group.x + group.y * params.grid_width, subgroup * subgroup_size + invocation);
+    // Every driver fills the subgroups of a workgroup that is a multiple of them; should one not, the remainder keeps
+    // every index in range.
+    run(group.x + group.y * params.grid_width, (subgroup * subgroup_size + invocation) % THREADS);
 }
 
 // Maximum over the row's lanes.

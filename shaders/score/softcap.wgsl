@@ -4,8 +4,9 @@
 fn tanh4(x: vec4<f32>) -> vec4<f32> {
     let size = min(abs(x), vec4<f32>(20.0));
     let large = 1.0 - 2.0 / (exp2(size * (2.0 * LOG2_E)) + 1.0);
-    let x2 = x * x;
-    let series = x * (1.0 + x2 * (-1.0 / 3.0 + x2 * (2.0 / 15.0 + x2 * (-17.0 / 315.0 + x2 * (62.0 / 2835.0)))));
+    let small = clamp(x, vec4<f32>(-0.25), vec4<f32>(0.25));
+    let x2 = small * small;
+    let series = small * (1.0 + x2 * (-1.0 / 3.0 + x2 * (2.0 / 15.0 + x2 * (-17.0 / 315.0 + x2 * (62.0 / 2835.0)))));
     return select(sign(x) * large, series, size < vec4<f32>(0.25));
 }
 

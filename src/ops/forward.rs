@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::host::{HostInputs, HostOutputs};
+use crate::host::{HostInputs, HostOutputs, Sizes};
+use crate::matrix::matrix_tile;
 use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
@@ -55,8 +56,9 @@ pub struct ForwardPass {
 impl ForwardPlan {
     pub(crate) async fn new(attention: &DiffAttention, problem: &Problem, options: PlanOptions) -> Result<Self> {
         problem.validate()?;
-        let (path, tile, reason) = choose(problem, options, attention.caps())?;
-        let variant = Variant::forward(problem, path, tile, attention.caps());
+        Sizes::of(problem)?;
+        let (variant, reason) = choose(problem, options, attention.caps())?;
+        fits_device(&variant, attention.caps())?;
         let pipeline =
             attention.pipelines.get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks)).await?;
         Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
@@ -138,14 +140,16 @@ impl ForwardPlan {
     fn tiling(&self, piece: &Piece) -> Tiling {
         let queries = piece.queries.len() as u64;
         let group = self.problem.shape.group();
-        match self.variant.tile {
+        let tiled = |positions: u32, heads_per_tile: u32| Tiling {
+            head_tiles: (group / heads_per_tile).into(),
+            q_tiles: queries.div_ceil(positions.into()),
+            tiles_per_workgroup: 1,
+        };
+        match (self.variant.tile, self.variant.matrix) {
+            (Some(tile), _) => tiled(tile.positions(), tile.heads_per_tile),
+            (None, Some(tile)) => tiled(tile.positions(), tile.heads_per_tile),
             // One output row for each invocation.
-            None => Tiling { head_tiles: group.into(), q_tiles: queries, tiles_per_workgroup: NAIVE_THREADS },
-            Some(tile) => Tiling {
-                head_tiles: (group / tile.heads_per_tile).into(),
-                q_tiles: queries.div_ceil(tile.positions().into()),
-                tiles_per_workgroup: 1,
-            },
+            (None, None) => Tiling { head_tiles: group.into(), q_tiles: queries, tiles_per_workgroup: NAIVE_THREADS },
         }
     }
 
@@ -160,14 +164,15 @@ impl ForwardPlan {
         let dtype = self.problem.dtype;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let options = &self.problem.options;
-        let q = host::upload(device, "q", dtype.encode(inputs.q))?;
-        let k = host::upload(device, "k", dtype.encode(inputs.k))?;
-        let v = host::upload(device, "v", dtype.encode(inputs.v))?;
-        let lam = host::upload(device, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
-        let out = host::output(device, "out", sizes.out * dtype.size())?;
-        let lse = options.lse.then(|| host::output(device, "lse", sizes.lse * 4)).transpose()?;
-        let a2 = options.a2.then(|| host::output(device, "a2", sizes.out * dtype.size())).transpose()?;
-        if scope.pop().await.is_some() {
+        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+        let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
+        let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
+        let lam = host::upload(&self.attention, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
+        let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
+        let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
+        let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * dtype.size())).transpose()?;
+        let out_of_memory = scope.pop();
+        if out_of_memory.await.is_some() {
             return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
         }
         let pass = self.bind(&ForwardBuffers {
@@ -217,21 +222,43 @@ impl ForwardPass {
     }
 }
 
-/// Path, tile and why.
-fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, Option<Tile>, String)> {
-    if options.path == Some(Path::Naive) {
-        return Ok((Path::Naive, None, "asked for".into()));
+/// The kernel, and why.
+fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Variant, String)> {
+    let asked = "asked for".to_string();
+    match (options.path, options.tile) {
+        (Some(Path::Naive), _) => Ok((Variant::forward(problem, Path::Naive, None, caps), asked)),
+        (Some(Path::Matrix), _) => Ok((Variant::forward_matrix(problem, matrix_tile(problem, caps)?, caps), asked)),
+        (path, Some(tile)) => {
+            let path = path.unwrap_or(Path::Portable);
+            tile.validate(&problem.shape, path, caps)?;
+            Ok((Variant::forward(problem, path, Some(tile), caps), "asked for, with its tile".into()))
+        }
+        (Some(path), None) => {
+            let tile = tile::forward_tile(problem, path, caps)?.tile;
+            Ok((Variant::forward(problem, path, Some(tile), caps), asked))
+        }
+        (None, None) => {
+            let (choice, reason) = tile::choose_forward(problem, caps)?;
+            Ok((Variant::forward(problem, choice.path, Some(choice.tile), caps), reason))
+        }
     }
-    if let Some(tile) = options.tile {
-        let path = options.path.unwrap_or(Path::Portable);
-        tile.validate(&problem.shape, path, caps)?;
-        return Ok((path, Some(tile), "asked for, with its tile".into()));
+}
+
+/// The limits that no tile can avoid.
+fn fits_device(variant: &Variant, caps: &Caps) -> Result<()> {
+    let buffers = variant.bindings().iter().filter(|binding| **binding != Binding::Params).count() as u32;
+    let invocations = if variant.path == Path::Naive { NAIVE_THREADS } else { 0 };
+    let limits = [
+        ("max_storage_buffers_per_shader_stage", buffers, caps.storage_buffers),
+        ("max_compute_invocations_per_workgroup", invocations, caps.invocations),
+    ];
+    match limits.into_iter().find(|(_, needed, available)| needed > available) {
+        None => Ok(()),
+        Some((name, needed, available)) => {
+            let (needed, available) = (needed.into(), available.into());
+            Err(Error::Limit { name, what: variant.label(), needed, available })
+        }
     }
-    if let Some(path) = options.path {
-        return Ok((path, Some(tile::forward_tile(problem, path, caps)?.tile), "asked for".into()));
-    }
-    let (choice, reason) = tile::choose_forward(problem, caps)?;
-    Ok((choice.path, Some(choice.tile), reason))
 }
 
 pub(crate) fn wanted<'a>(

@@ -155,7 +155,7 @@ impl CacheVariant {
     /// Every kind of kernel that a device with these capabilities may be given, at head sizes from narrow to wide.
     pub fn all(caps: &Caps) -> Vec<CacheVariant> {
         let mut variants = Vec::new();
-        for (head_dim, value_dim) in [(8, 8), (64, 64), (128, 128), (40, 24), (192, 128), (256, 256)] {
+        for (head_dim, value_dim) in [(40, 24), (128, 128), (256, 256)] {
             for dtype in DType::ALL {
                 for kv_dtype in [dtype.into(), KvDType::Int8] {
                     for paged in [false, true] {
@@ -182,12 +182,20 @@ impl CacheVariant {
         for (rows, path) in [(4, Path::Portable), (4, Path::Subgroup), (8, Path::Portable), (64, Path::Portable)] {
             let dims = Dims { rows, head_dim, value_dim, kv_dtype };
             let Ok((path, tile)) = decode_tile(dims, Some(path), caps) else { continue };
-            let plain = [(MaskKind::None, false), (MaskKind::Causal, true), (MaskKind::Window, false)];
-            for (mask, softcap) in plain {
-                for (split, lse, counted) in [(false, true, false), (true, false, false), (true, false, true)] {
-                    kernels.push(CacheKernel::Decode { path, tile, mask, softcap, split, lse, counted });
-                }
-            }
+            let kernel = |mask, softcap, split, lse, counted| CacheKernel::Decode {
+                path,
+                tile,
+                mask,
+                softcap,
+                split,
+                lse,
+                counted,
+            };
+            kernels.extend([
+                kernel(MaskKind::None, true, false, true, false),
+                kernel(MaskKind::Causal, false, true, false, false),
+                kernel(MaskKind::Window, false, true, false, true),
+            ]);
         }
         kernels
     }
@@ -223,7 +231,7 @@ impl CacheVariant {
                 files.push(if softcap { "score/softcap.wgsl" } else { "score/scaled.wgsl" });
                 files.push(match path {
                     Path::Subgroup => "decode/subgroup.wgsl",
-                    Path::Naive | Path::Portable => "decode/portable.wgsl",
+                    Path::Naive | Path::Portable | Path::Matrix => "decode/portable.wgsl",
                 });
                 if split {
                     files.extend(["decode/partial.wgsl", "decode/partials.wgsl"]);

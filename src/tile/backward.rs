@@ -84,7 +84,7 @@ impl BackwardTile {
     pub const fn workgroup_bytes(&self, sweep: Sweep, shape: &Shape, path: Path) -> u32 {
         let exchange = match path {
             Path::Portable => self.threads / self.lanes * (Self::parts(sweep) * self.items() + 1),
-            Path::Naive | Path::Subgroup => 0,
+            Path::Naive | Path::Subgroup | Path::Matrix => 0,
         };
         16 * (self.slots(sweep, shape) + exchange)
     }
@@ -201,7 +201,7 @@ fn cost(problem: &Problem, sweep: Sweep, path: Path, caps: &Caps, tile: &Backwar
     let load = items * quads * (4.0 * LOAD + unpack) / f64::from(tile.threads);
     let barriers = match path {
         Path::Subgroup => 2.0,
-        Path::Naive | Path::Portable => 3.0,
+        Path::Naive | Path::Portable | Path::Matrix => 3.0,
     } + if tile.separate { 0.0 } else { 2.0 };
     // Accumulators beyond what every device keeps in registers are spilled, which cost others a factor of five.
     let spill = if registers > 112 { 5.0 } else { 1.0 };

@@ -1,13 +1,16 @@
 //! The backward pass, on every path: golden files, random problems, placement, options.
 
-use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward};
-use crate::device::{Gpu, paths};
+use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward, run_standard};
+use crate::device::{Gpu, backward_paths};
 use crate::random::{self, LENGTHS};
 use crate::run::Placement;
 use crate::support::{self, Golden, Tensors};
 use crate::{Case, case};
 use diffattn::reference::Judge;
-use diffattn::{DType, Error, HostGradients, Layout, Options, Packed, Path, PlanOptions, Problem, Shape, Sizes};
+use diffattn::{
+    DType, Error, HostGradInputs, HostGradients, HostInputs, HostOutputs, Layout, Options, Packed, Path, PlanOptions,
+    Problem, Shape, Sizes,
+};
 use fastrand::Rng;
 use libtest_mimic::Failed;
 
@@ -29,6 +32,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("backward::dims", dims));
     cases.push(case("backward::accumulate", accumulate));
+    cases.push(case("backward::fused_is_un_fused", fused_is_un_fused));
     cases.push(case("backward::small_bindings_are_split", small_bindings_are_split));
     cases.push(case("backward::run_from_host", run_from_host));
     cases.push(case("backward::scratch_stays_small", scratch_stays_small));
@@ -41,7 +45,10 @@ fn golden_gradients(gpu: &Gpu, golden: &Golden) -> Result<(), Failed> {
     let (problem, inputs, grads) = (&golden.problem, golden.inputs(), golden.grads());
     let judge = Judge::backward(problem, &inputs, &grads)?;
     let saved = forward(&gpu.attention, problem, &inputs)?;
-    for path in paths(&gpu.attention) {
+    // Compiling is what takes the time: the on-device check is left to f32, where it is sharpest.
+    for path in
+        backward_paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive || problem.dtype == DType::F32)
+    {
         let plan = gpu.attention.plan_backward_blocking(problem, PlanOptions::on(path))?;
         let gradients = run_backward(&gpu.attention, &plan, &inputs, &saved, &grads, Placement::PLAIN, None)?;
         let HostGradients { dq, dk, dv, dlam } = &gradients;
@@ -58,8 +65,9 @@ fn everywhere(gpu: &Gpu, problem: &Problem, tensors: &Tensors, dlse: bool) -> Re
     let grads = if dlse { tensors.grads_with_dlse() } else { tensors.grads() };
     let truth = Judge::backward(problem, &tensors.inputs(), &grads)?;
     let saved = forward(&gpu.attention, problem, &tensors.inputs())?;
-    for (attention, naive) in [(&gpu.attention, true), (&gpu.floor, false)] {
-        for path in paths(attention).into_iter().filter(|&path| naive || path != Path::Naive) {
+    // The floor differs in its tiles, which the naive path has not.
+    for (attention, naive) in [(&gpu.attention, problem.dtype == DType::F32), (&gpu.floor, false)] {
+        for path in backward_paths(attention).into_iter().filter(|&path| naive || path != Path::Naive) {
             let ask = Ask { dlse, ..Ask::of(PlanOptions::on(path)) };
             judge_backward(attention, problem, ask, tensors, &saved, &truth)?;
         }
@@ -114,7 +122,7 @@ fn hard(gpu: &Gpu, problem: &Problem, tensors: &Tensors) -> Result<(), Failed> {
     let saved = forward(&gpu.attention, problem, &tensors.inputs())?;
     let Shape { q_len, kv_len, heads, head_dim, .. } = problem.shape;
     let unseeing = (q_len - kv_len) as usize * 2 * heads as usize * head_dim as usize;
-    for path in paths(&gpu.attention) {
+    for path in backward_paths(&gpu.attention) {
         let ask = Ask { dlse: true, ..Ask::of(PlanOptions::on(path)) };
         let gradients = judge_backward(&gpu.attention, problem, ask, tensors, &saved, &truth)?;
         if gradients.dq[..unseeing].iter().any(|&dq| dq != 0.0) {
@@ -134,7 +142,7 @@ fn same_bits(gpu: &Gpu, dtype: DType) -> Result<(), Failed> {
     let tensors = Tensors::random(&problem, rng);
     let truth = Judge::backward(&problem, &tensors.inputs(), &tensors.grads())?;
     let saved = forward(&gpu.attention, &problem, &tensors.inputs())?;
-    for path in paths(&gpu.attention) {
+    for path in backward_paths(&gpu.attention) {
         let run = |layout, fence, runtime_checks| {
             let mut ask = Ask::of(PlanOptions::on(path));
             ask.placement = Placement { layout, fence };
@@ -173,7 +181,46 @@ fn dims(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Gradients are added to what is there: exactly, in f32, where that is a power of two much larger than they are.
+/// The fused form gives what standard attention gives for each member: dout for the first, -sigmoid(λ)·dout for the
+/// second. Both are measured side by side, so both must be right.
+fn fused_is_un_fused(gpu: &Gpu) -> Result<(), Failed> {
+    let rng = &mut support::rng();
+    let fused = small(DType::F32);
+    let Shape { value_dim, .. } = fused.shape;
+    let tensors = Tensors::random(&fused, rng);
+    let (inputs, grads) = (tensors.inputs(), tensors.grads());
+    let truth = Judge::backward(&fused, &inputs, &grads)?;
+    let saved = forward(&gpu.attention, &fused, &inputs)?;
+    let mut standard = fused.clone();
+    standard.shape.heads *= 2;
+    (standard.options.a2, standard.options.lse) = (false, false);
+
+    // Members side by side, as heads of their own.
+    let dim = value_dim as usize;
+    let (mut out, mut dout) = (Vec::new(), Vec::new());
+    let a2 = saved.a2.as_deref().unwrap_or_default();
+    let rows = saved.out.chunks_exact(dim).zip(a2.chunks_exact(dim)).zip(tensors.dout.chunks_exact(dim));
+    for (((o, a2), d), lam) in rows.zip(&tensors.lam) {
+        let gate = 1.0 / (1.0 + (-lam).exp());
+        out.extend(o.iter().zip(a2).map(|(o, a2)| o + gate * a2));
+        out.extend(a2);
+        dout.extend(d);
+        dout.extend(d.iter().map(|d| -gate * d));
+    }
+    let lam = vec![0.0; 2 * tensors.lam.len()];
+    for path in backward_paths(&gpu.attention).into_iter().filter(|&path| path != Path::Naive) {
+        let plan = pollster::block_on(gpu.attention.plan_standard_backward(&standard, PlanOptions::on(path)))?;
+        let inputs = HostInputs { lam: &lam, ..inputs };
+        let saved = HostOutputs { out: out.clone(), ..saved.clone() };
+        let grads = HostGradInputs { dout: &dout, dlse: None };
+        let gradients = run_standard(&gpu.attention, &plan, &inputs, &saved, &grads)?;
+        let verdicts = truth.gradients(&HostGradients { dlam: tensors.lam.clone(), ..gradients })?;
+        backward_verdicts(&plan, verdicts.into_iter().filter(|verdict| verdict.tensor != "dlam").collect())?;
+    }
+    Ok(())
+}
+
+/// Gradients are added to what is there.
 fn accumulate(gpu: &Gpu) -> Result<(), Failed> {
     let rng = &mut support::rng();
     for (dtype, a2) in [(DType::F32, true), (DType::F16, false), (DType::Bf16, true)] {
@@ -181,7 +228,7 @@ fn accumulate(gpu: &Gpu) -> Result<(), Failed> {
         problem.options.a2 = a2;
         let tensors = Tensors::random(&problem, rng);
         let saved = forward(&gpu.attention, &problem, &tensors.inputs())?;
-        for path in paths(&gpu.attention) {
+        for path in backward_paths(&gpu.attention) {
             let plan = gpu.attention.plan_backward_blocking(&problem, PlanOptions::on(path))?;
             let run = |existing| {
                 let (inputs, grads) = (tensors.inputs(), tensors.grads());
@@ -238,7 +285,7 @@ fn small_bindings_are_split(gpu: &Gpu) -> Result<(), Failed> {
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::backward(&problem, &tensors.inputs(), &tensors.grads())?;
         let saved = forward(&gpu.attention, &problem, &tensors.inputs())?;
-        for path in paths(&limited) {
+        for path in backward_paths(&limited) {
             judge_backward(&limited, &problem, Ask::of(PlanOptions::on(path)), &tensors, &saved, &truth)?;
         }
     }
@@ -345,7 +392,7 @@ fn wrong_gate_is_rejected(gpu: &Gpu) -> Result<(), Failed> {
         let mut wrong = tensors.clone();
         wrong.lam.iter_mut().for_each(|lam| *lam += 0.5);
         let saved = forward(&gpu.attention, &problem, &wrong.inputs())?;
-        for path in paths(&gpu.attention) {
+        for path in backward_paths(&gpu.attention) {
             let ask = Ask::of(PlanOptions::on(path));
             if judge_backward(&gpu.attention, &problem, ask, &wrong, &saved, &truth).is_ok() {
                 return Err(format!("{path:?} in {dtype:?}: gradients of another gate were accepted").into());

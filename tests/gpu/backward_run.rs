@@ -42,6 +42,31 @@ pub fn run_backward(
     placement: Placement,
     existing: Option<&HostGradients>,
 ) -> Result<HostGradients, Failed> {
+    run_members(attention, plan, inputs, saved, grads, placement, existing, 2)
+}
+
+/// The same for standard attention, with one query head for each output head.
+pub fn run_standard(
+    attention: &DiffAttention,
+    plan: &BackwardPlan,
+    inputs: &HostInputs<'_>,
+    saved: &HostOutputs,
+    grads: &HostGradInputs<'_>,
+) -> Result<HostGradients, Failed> {
+    run_members(attention, plan, inputs, saved, grads, Placement::PLAIN, None, 1)
+}
+
+#[expect(clippy::too_many_arguments, reason = "what the two above have in common")]
+fn run_members(
+    attention: &DiffAttention,
+    plan: &BackwardPlan,
+    inputs: &HostInputs<'_>,
+    saved: &HostOutputs,
+    grads: &HostGradInputs<'_>,
+    placement: Placement,
+    existing: Option<&HostGradients>,
+    members: u32,
+) -> Result<HostGradients, Failed> {
     let gpu = &queue_of(attention);
     let problem = plan.problem();
     let sizes = Sizes::of(problem)?;
@@ -58,7 +83,7 @@ pub fn run_backward(
     };
     let dtype = problem.dtype;
     let place = |name, values: &[f32], dtype| Placed::new(gpu, name, values, fence, dtype);
-    let q = place("q", &order(inputs.q, q_len, 2 * heads, shape.head_dim), dtype);
+    let q = place("q", &order(inputs.q, q_len, members * heads, shape.head_dim), dtype);
     let k = place("k", &order(inputs.k, kv_len, kv_heads, shape.head_dim), dtype);
     let v = place("v", &order(inputs.v, kv_len, kv_heads, shape.value_dim), dtype);
     let lam = place("lam", &order(inputs.lam, q_len, heads, 1), DType::F32);
@@ -72,7 +97,15 @@ pub fn run_backward(
         let nan = vec![f32::NAN; len as usize];
         place(name, &order(old.unwrap_or(&nan), seq, heads, dim), dtype)
     };
-    let dq = start("dq", existing.map(|old| &old.dq), sizes.q, q_len, 2 * heads, shape.head_dim, dtype);
+    let dq = start(
+        "dq",
+        existing.map(|old| &old.dq),
+        u64::from(members) * sizes.q / 2,
+        q_len,
+        members * heads,
+        shape.head_dim,
+        dtype,
+    );
     let dk = start("dk", existing.map(|old| &old.dk), sizes.k, kv_len, kv_heads, shape.head_dim, dtype);
     let dv = start("dv", existing.map(|old| &old.dv), sizes.v, kv_len, kv_heads, shape.value_dim, dtype);
     let dlam = start("dlam", existing.map(|old| &old.dlam), sizes.lam, q_len, heads, 1, DType::F32);
@@ -97,7 +130,7 @@ pub fn run_backward(
     pass.encode(&mut encoder.begin_compute_pass(&Default::default()));
     gpu.1.submit([encoder.finish()]);
     Ok(HostGradients {
-        dq: back(dq.read(gpu)?, q_len, 2 * heads, shape.head_dim),
+        dq: back(dq.read(gpu)?, q_len, members * heads, shape.head_dim),
         dk: back(dk.read(gpu)?, kv_len, kv_heads, shape.head_dim),
         dv: back(dv.read(gpu)?, kv_len, kv_heads, shape.value_dim),
         dlam: back(dlam.read(gpu)?, q_len, heads, 1),

@@ -1,6 +1,6 @@
 //! Adapters and devices.
 
-use diffattn::{DiffAttention, Path, wgpu};
+use diffattn::{DType, DiffAttention, Path, wgpu};
 
 /// An adapter under test, with a device that has all it offers and one with WebGPU's default limits.
 pub struct Gpu {
@@ -24,7 +24,7 @@ impl Gpu {
         let name: String = info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase();
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let (floor, floor_queue) = pollster::block_on(diffattn::request_floor_device(&adapter)).expect("floor device");
-        let attention = DiffAttention::new(&device, &queue);
+        let attention = DiffAttention::with_adapter(&adapter, &device, &queue);
         Gpu { name, attention, floor: DiffAttention::new(&floor, &floor_queue), adapter }
     }
 
@@ -38,8 +38,19 @@ impl Gpu {
     }
 }
 
-/// The paths that a device can run.
-pub fn paths(attention: &DiffAttention) -> Vec<Path> {
-    let subgroups = attention.caps().subgroups.is_some();
-    Path::ALL.into_iter().filter(|&path| path != Path::Subgroup || subgroups).collect()
+/// The paths that a device can run in a storage type.
+pub fn paths(attention: &DiffAttention, dtype: DType) -> Vec<Path> {
+    let caps = attention.caps();
+    let runs = |path: &Path| match path {
+        Path::Naive | Path::Portable => true,
+        Path::Subgroup => caps.subgroups.is_some(),
+        Path::Matrix => caps.matrix.is_some() && dtype != DType::F32,
+        other => panic!("{other:?} is not listed"),
+    };
+    Path::ALL.into_iter().filter(runs).collect()
+}
+
+/// The paths that have a backward pass: all but the matrix units.
+pub fn backward_paths(attention: &DiffAttention) -> Vec<Path> {
+    paths(attention, DType::F32)
 }

@@ -14,7 +14,7 @@ pub fn cases() -> Vec<Case> {
             let name = format!("golden::{}::{}", golden.name, dtype.name());
             cases.push(case(name, move |gpu| {
                 let judge = Judge::forward(&golden.problem, &golden.inputs())?;
-                for path in paths(&gpu.attention) {
+                for path in paths(&gpu.attention, golden.problem.dtype) {
                     let plan = gpu.attention.plan_forward_blocking(&golden.problem, PlanOptions::on(path))?;
                     let outputs = run(&queue_of(&gpu.attention), &plan, &golden.inputs(), Placement::PLAIN)?;
                     let lse = outputs.lse.as_deref().unwrap_or_default();

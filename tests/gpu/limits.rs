@@ -14,6 +14,8 @@ pub fn cases() -> Vec<Case> {
         case("limits::narrow_grids_are_folded", narrow_grids_are_folded),
         case("limits::keys_too_long_are_named", keys_too_long_are_named),
         case("limits::scratch_stays_small", scratch_stays_small),
+        case("limits::nothing_to_do", nothing_to_do),
+        case("limits::extreme_scales", extreme_scales),
     ]
 }
 
@@ -31,7 +33,7 @@ fn both(gpu: &Gpu, lower: impl Fn(&mut wgpu::Limits)) -> Result<(), Failed> {
     for problem in problems(DType::F16)? {
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::forward(&problem, &tensors.inputs())?;
-        for path in paths(&small) {
+        for path in paths(&small, problem.dtype) {
             judge(&small, &problem, PlanOptions::on(path), &tensors, &truth, Placement::PLAIN)?;
         }
     }
@@ -86,6 +88,44 @@ fn scratch_stays_small(gpu: &Gpu) -> Result<(), Failed> {
     })?;
     if pass.scratch_bytes() > 1 << 20 {
         return Err(format!("{} bytes of scratch", pass.scratch_bytes()).into());
+    }
+    Ok(())
+}
+
+/// A packed batch without a query, and one without a key, with every output.
+fn nothing_to_do(gpu: &Gpu) -> Result<(), Failed> {
+    for (queries, keys) in [(0, 9), (5, 0), (0, 0)] {
+        let [problem, _] = problems(DType::F16)?;
+        let packed = Packed { cu_seqlens_q: vec![0, queries, queries], cu_seqlens_k: vec![0, 0, keys] };
+        let problem = Problem::packed(problem.shape, DType::F16, problem.options, packed)?;
+        let tensors = Tensors::random(&problem, &mut support::rng());
+        let plan = gpu.attention.plan_forward_blocking(&problem, PlanOptions::default())?;
+        let outputs = pollster::block_on(plan.run(&tensors.inputs()))?;
+        let lse = outputs.lse.unwrap_or_default();
+        if outputs.out.iter().any(|out| *out != 0.0) || lse.iter().any(|lse| *lse != f32::NEG_INFINITY) {
+            return Err(format!("{queries} queries, {keys} keys: rows that see no key must be 0, with LSE −∞").into());
+        }
+    }
+    Ok(())
+}
+
+/// Scores up to the end of f32's range: the softmax is one-hot, and no score is taken for a masked one.
+fn extreme_scales(gpu: &Gpu) -> Result<(), Failed> {
+    for (scale, softcap) in [(1e30, None), (-1e30, None), (1.0, Some(1e30)), (1.0, Some(1e-6)), (0.0, None)] {
+        let shape = Shape { batch: 1, q_len: 3, kv_len: 40, heads: 1, kv_heads: 1, head_dim: 8, value_dim: 8 };
+        let mut options = Options::default();
+        (options.scale, options.softcap, options.lse) = (Some(scale), softcap, true);
+        let problem = Problem::new(shape, DType::F32, options);
+        let tensors = Tensors::random(&problem, &mut support::rng());
+        let expected = diffattn::cpu::forward(&problem, &tensors.inputs())?;
+        for path in paths(&gpu.attention, DType::F32) {
+            let plan = gpu.attention.plan_forward_blocking(&problem, PlanOptions::on(path))?;
+            let outputs = pollster::block_on(plan.run(&tensors.inputs()))?;
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs().max(1.0);
+            if !outputs.out.iter().zip(&expected.out).all(near) {
+                return Err(format!("{path:?}: scale {scale}, softcap {softcap:?}: not as on the CPU").into());
+            }
+        }
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub fn shape(rng: &mut Rng, q_len: u32, kv_len: u32) -> Shape {
 fn everywhere(gpu: &Gpu, problem: &Problem, tensors: &Tensors) -> Result<(), Failed> {
     let truth = Judge::forward(problem, &tensors.inputs())?;
     for attention in [&gpu.attention, &gpu.floor] {
-        for path in paths(attention) {
+        for path in paths(attention, problem.dtype) {
             judge(attention, problem, PlanOptions::on(path), tensors, &truth, Placement::PLAIN)?;
         }
     }
@@ -137,7 +137,7 @@ fn wrong_mask_is_rejected(gpu: &Gpu) -> Result<(), Failed> {
         let truth = Judge::forward(&problem, &tensors.inputs())?;
         let mut wrong = problem.clone();
         (wrong.options.causal, wrong.options.window) = (false, (None, Some(1)));
-        for path in paths(&gpu.attention) {
+        for path in paths(&gpu.attention, dtype) {
             let result = judge(&gpu.attention, &wrong, PlanOptions::on(path), &tensors, &truth, Placement::PLAIN);
             if result.is_ok() {
                 return Err(format!("{path:?} in {dtype:?}: a mask that is off by one was accepted").into());

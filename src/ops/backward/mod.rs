@@ -95,6 +95,11 @@ impl BackwardPlan {
         let sweep = |sweep| {
             let tile = match path {
                 Path::Naive => None,
+                Path::Matrix => {
+                    let what = "the backward pass on matrix units".into();
+                    let hint = "leave the path to the planner, or choose portable or subgroup".into();
+                    return Err(Error::Unsupported { what, hint });
+                }
                 Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
             };
             Ok(Kernel::Backward(sweep, tile))

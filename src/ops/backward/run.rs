@@ -28,20 +28,21 @@ impl BackwardPlan {
         let Problem { dtype, options, .. } = problem;
         let size = dtype.size();
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let q = host::upload(device, "q", dtype.encode(inputs.q))?;
-        let k = host::upload(device, "k", dtype.encode(inputs.k))?;
-        let v = host::upload(device, "v", dtype.encode(inputs.v))?;
-        let lam = host::upload(device, "lam", DType::F32.encode(inputs.lam))?;
-        let dout = host::upload(device, "dout", dtype.encode(grads.dout))?;
-        let dlse = grads.dlse.map(|dlse| host::upload(device, "dlse", DType::F32.encode(dlse))).transpose()?;
-        let out = host::output(device, "out", sizes.out * size)?;
-        let lse = host::output(device, "lse", sizes.lse * 4)?;
-        let a2 = options.a2.then(|| host::output(device, "a2", sizes.out * size)).transpose()?;
-        let dq = host::output(device, "dq", sizes.q * size)?;
-        let dk = host::output(device, "dk", sizes.k * size)?;
-        let dv = host::output(device, "dv", sizes.v * size)?;
-        let dlam = host::output(device, "dlam", sizes.lam * 4)?;
-        if scope.pop().await.is_some() {
+        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+        let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
+        let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
+        let lam = host::upload(&self.attention, "lam", DType::F32.encode(inputs.lam))?;
+        let dout = host::upload(&self.attention, "dout", dtype.encode(grads.dout))?;
+        let dlse = grads.dlse.map(|dlse| host::upload(&self.attention, "dlse", DType::F32.encode(dlse))).transpose()?;
+        let out = host::output(&self.attention, "out", sizes.out * size)?;
+        let lse = host::output(&self.attention, "lse", sizes.lse * 4)?;
+        let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * size)).transpose()?;
+        let dq = host::output(&self.attention, "dq", sizes.q * size)?;
+        let dk = host::output(&self.attention, "dk", sizes.k * size)?;
+        let dv = host::output(&self.attention, "dv", sizes.v * size)?;
+        let dlam = host::output(&self.attention, "dlam", sizes.lam * 4)?;
+        let out_of_memory = scope.pop();
+        if out_of_memory.await.is_some() {
             return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
         }
 
