@@ -3,6 +3,10 @@
 //! A kernel is a list of plain WGSL files joined after a generated header of constants. What varies is which file
 //! supplies a function of fixed signature, or a constant that the compiler folds; there is no preprocessor.
 
+mod cache;
+
+pub use cache::{CacheBinding, CacheKernel, CacheVariant};
+
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
@@ -127,11 +131,12 @@ pub enum Binding {
 }
 
 macro_rules! wgsl {
-    ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!("../shaders/", $file)))),*] };
+    ($($file:literal),* $(,)?) => { &[$(($file, include_str!(concat!("../shaders/", $file)))),*] };
 }
 
 /// Every WGSL file, by its path below `shaders/`.
-const FILES: [(&str, &str); 41] = wgsl![
+const FILES: &[(&str, &str)] = wgsl![
+    "view.wgsl",
     "params.wgsl",
     "online_softmax.wgsl",
     "forward.wgsl",
@@ -173,6 +178,23 @@ const FILES: [(&str, &str); 41] = wgsl![
     "exchange/subgroup.wgsl",
     "exchange/parts_workgroup.wgsl",
     "exchange/parts_subgroup.wgsl",
+    "cache/contiguous.wgsl",
+    "cache/paged.wgsl",
+    "cache/same.wgsl",
+    "cache/int8.wgsl",
+    "cache/counted.wgsl",
+    "cache/uncounted.wgsl",
+    "decode/params.wgsl",
+    "decode/decode.wgsl",
+    "decode/portable.wgsl",
+    "decode/subgroup.wgsl",
+    "decode/whole.wgsl",
+    "decode/partial.wgsl",
+    "decode/partials.wgsl",
+    "decode/merge.wgsl",
+    "decode/append.wgsl",
+    "decode/append_same.wgsl",
+    "decode/append_int8.wgsl",
 ];
 
 fn file(name: &str) -> &'static str {
@@ -310,8 +332,7 @@ impl Variant {
             (Kernel::Forward, Path::Matrix) => vec!["forward_matrix.wgsl"],
             (Kernel::BackwardRows | Kernel::Backward(..), _) => self.backward_files(),
         };
-        files.push("params.wgsl");
-        files.push("online_softmax.wgsl");
+        files.extend(["view.wgsl", "params.wgsl", "online_softmax.wgsl"]);
         match (self.dtype, self.unpack_f16) {
             (DType::F32, _) => files.push("elem/f32.wgsl"),
             (DType::Bf16, _) => files.push("elem/bf16.wgsl"),

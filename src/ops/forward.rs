@@ -10,6 +10,7 @@ use crate::matrix::matrix_tile;
 use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
+use crate::pipeline::AnyVariant;
 use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
@@ -58,7 +59,8 @@ impl ForwardPlan {
         Sizes::of(problem)?;
         let (variant, reason) = choose(problem, options, attention.caps())?;
         fits_device(&variant, attention.caps())?;
-        let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
+        let pipeline =
+            attention.pipelines.get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks)).await?;
         Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
     }
 
@@ -259,7 +261,11 @@ fn fits_device(variant: &Variant, caps: &Caps) -> Result<()> {
     }
 }
 
-fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> Result<Option<TensorSlice<'a>>> {
+pub(crate) fn wanted<'a>(
+    name: &'static str,
+    on: bool,
+    slice: Option<TensorSlice<'a>>,
+) -> Result<Option<TensorSlice<'a>>> {
     match (on, slice) {
         (true, None) => Err(Error::Shape {
             tensor: name,

@@ -2,6 +2,8 @@
 
 mod backward;
 mod backward_run;
+mod cache;
+mod decode;
 mod device;
 mod errors;
 mod golden;
@@ -64,6 +66,7 @@ fn cases() -> Vec<Case> {
     cases.extend(placement::cases());
     cases.extend(limits::cases());
     cases.extend(errors::cases());
+    cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases
 }

@@ -9,6 +9,7 @@ use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::ops::launch::{Launch, Tiling};
+use crate::pipeline::AnyVariant;
 use crate::problem::{Problem, Shape};
 use crate::shader::{Kernel, Variant};
 use crate::slice::TensorSlice;
@@ -105,7 +106,10 @@ impl BackwardPlan {
         };
         let step = async |kernel| {
             let variant = Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
-            let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
+            let pipeline = attention
+                .pipelines
+                .get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks))
+                .await?;
             Ok(Step { variant, pipeline })
         };
         Ok(BackwardPlan {
