@@ -11,6 +11,9 @@ use fastrand::Rng;
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
 
+/// A sequence by its index, and the keys and values to append to it.
+type Tokens = (usize, (Vec<f32>, Vec<f32>));
+
 /// Tokens of one appended chunk, at most; fewer where bindings are small.
 const CHUNK: u32 = 1024;
 
@@ -127,11 +130,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn record_append(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        items: &[(usize, (Vec<f32>, Vec<f32>))],
-    ) -> Result<(), Failed> {
+    fn record_append(&mut self, encoder: &mut wgpu::CommandEncoder, items: &[Tokens]) -> Result<(), Failed> {
         let config = *self.cache.config();
         let row = (config.kv_heads * config.head_dim) as usize;
         let (mut k, mut v, mut step) = (vec![], vec![], vec![]);
@@ -242,7 +241,7 @@ impl<'a> World<'a> {
         &mut self,
         plan: &diffattn::DecodePlan,
         problem: DecodeProblem,
-        items: &[(usize, (Vec<f32>, Vec<f32>))],
+        items: &[Tokens],
         inputs: &[(Problem, Tensors)],
         count_loads: bool,
     ) -> Result<Vec<HostOutputs>, Failed> {
