@@ -5,8 +5,11 @@ use std::sync::Arc;
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostGradInputs, HostGradients, HostInputs, HostOutputs};
+use crate::kv_cache::{KvCache, KvConfig};
 use crate::ops::backward::BackwardPlan;
+use crate::ops::decode::{DecodeOptions, DecodePlan, DecodeProblem};
 use crate::ops::forward::ForwardPlan;
+use crate::ops::kv_append::{AppendPlan, AppendProblem};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
 use crate::tile::{BackwardTile, Path, Tile};
@@ -92,6 +95,61 @@ impl DiffAttention {
     /// Those of [`DiffAttention::plan_forward`] and of [`ForwardPlan::run`].
     pub async fn forward(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
         self.plan_forward(problem, PlanOptions::default()).await?.run(inputs).await
+    }
+
+    /// Creates an empty KV cache on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a size out of range; [`crate::Error::Limit`] where one KV head of one sequence, or
+    /// all pages, do not fit a binding; [`crate::Error::OutOfMemory`].
+    pub async fn kv_cache(&self, config: &KvConfig) -> Result<KvCache> {
+        KvCache::new(self, config).await
+    }
+
+    /// Validates the problem and compiles the kernel that appends to a cache.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a size out of range, [`crate::Error::Unsupported`] for a type that the cache does
+    /// not take, [`crate::Error::Shader`] when the driver refuses the kernel.
+    pub async fn plan_append(&self, problem: &AppendProblem) -> Result<AppendPlan> {
+        AppendPlan::new(self, problem).await
+    }
+
+    /// Validates the problem, chooses path, tile and splits, and compiles the kernels of a decode step.
+    ///
+    /// # Errors
+    /// Those of [`DecodeProblem::validate`]; [`crate::Error::MissingFeature`], [`crate::Error::Unsupported`] or
+    /// [`crate::Error::Limit`] when the device cannot run the path asked for; [`crate::Error::Shader`] when the driver
+    /// refuses a kernel.
+    pub async fn plan_decode(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
+        DecodePlan::new(self, problem, options).await
+    }
+
+    /// [`DiffAttention::kv_cache`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn kv_cache_blocking(&self, config: &KvConfig) -> Result<KvCache> {
+        pollster::block_on(self.kv_cache(config))
+    }
+
+    /// [`DiffAttention::plan_append`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_append_blocking(&self, problem: &AppendProblem) -> Result<AppendPlan> {
+        pollster::block_on(self.plan_append(problem))
+    }
+
+    /// [`DiffAttention::plan_decode`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_decode_blocking(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
+        pollster::block_on(self.plan_decode(problem, options))
     }
 
     /// [`DiffAttention::plan_forward`], waiting for the result. Not in a browser, which must not block.
@@ -188,6 +246,20 @@ mod tests {
         send(attention.plan_forward(problem, PlanOptions::default()));
         send(attention.forward(problem, inputs));
         send(plan.run(inputs));
+        let cache = KvConfig {
+            sequences: 1,
+            capacity: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            value_dim: 8,
+            dtype: problem.dtype.into(),
+            pages: None,
+        };
+        send(attention.kv_cache(&cache));
+        let (heads, options, dtype) = (1, problem.options, problem.dtype);
+        send(attention.plan_append(&AppendProblem { cache, batch: 1, q_len: 1, dtype }));
+        let problem = DecodeProblem { cache, batch: 1, q_len: 1, heads, dtype, options };
+        send(attention.plan_decode(&problem, DecodeOptions::default()));
     }
 
     #[expect(dead_code, reason = "checked by compiling it")]

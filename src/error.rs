@@ -93,6 +93,26 @@ pub enum Error {
         available: u64,
     },
 
+    /// A KV cache has no room left. Nothing was written.
+    #[error(
+        "the KV cache has too few {resource}: {needed} needed, {available} available; remove or truncate a sequence"
+    )]
+    CacheFull {
+        /// What ran out: `sequences`, `tokens of one sequence` or `pages`.
+        resource: &'static str,
+        /// How many are needed.
+        needed: u64,
+        /// How many there are.
+        available: u64,
+    },
+
+    /// A sequence that the KV cache does not hold (any more). Nothing was written.
+    #[error("the KV cache holds no such sequence in place {slot}: it was removed, or belongs to another cache")]
+    UnknownSequence {
+        /// The place that it had.
+        slot: u32,
+    },
+
     /// No usable adapter.
     #[error("no GPU adapter: {reason}")]
     NoAdapter {

@@ -4,10 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::shader::Variant;
+use crate::shader::{CacheVariant, Variant};
 
-/// What a pipeline is compiled from: the variant, and whether the driver's runtime checks are on.
-pub(crate) type Key = (Variant, bool);
+/// A kernel of any operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum AnyVariant {
+    /// Attention over whole tensors.
+    Tensors(Variant),
+    /// Decode, merge and append, around a KV cache.
+    Cache(CacheVariant),
+}
+
+/// What a pipeline is compiled from: the kernel, and whether the driver's runtime checks are on.
+pub(crate) type Key = (AnyVariant, bool);
 
 /// Compiled pipelines by variant.
 #[derive(Debug, Default)]
@@ -35,9 +44,11 @@ impl Pipelines {
     }
 }
 
-async fn compile(device: &wgpu::Device, (variant, runtime_checks): Key) -> Result<wgpu::ComputePipeline> {
-    let label = variant.label();
-    let source = variant.source();
+async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result<wgpu::ComputePipeline> {
+    let (label, source) = match kernel {
+        AnyVariant::Tensors(variant) => (variant.label(), variant.source()),
+        AnyVariant::Cache(variant) => (variant.label(), variant.source()),
+    };
     #[cfg(not(target_arch = "wasm32"))]
     dump(&label, &source);
     let checks =

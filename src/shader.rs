@@ -3,6 +3,10 @@
 //! A kernel is a list of plain WGSL files joined after a generated header of constants. What varies is which file
 //! supplies a function of fixed signature, or a constant that the compiler folds; there is no preprocessor.
 
+mod cache;
+
+pub use cache::{CacheBinding, CacheKernel, CacheVariant};
+
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
@@ -127,15 +131,17 @@ pub enum Binding {
 }
 
 macro_rules! wgsl {
-    ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!("../shaders/", $file)))),*] };
+    ($($file:literal),* $(,)?) => { &[$(($file, include_str!(concat!("../shaders/", $file)))),*] };
 }
 
 /// Every WGSL file, by its path below `shaders/`.
-const FILES: [(&str, &str); 41] = wgsl![
+const FILES: &[(&str, &str)] = wgsl![
+    "view.wgsl",
     "params.wgsl",
     "online_softmax.wgsl",
     "forward.wgsl",
     "forward_naive.wgsl",
+    "forward_matrix.wgsl",
     "backward_rows.wgsl",
     "backward_dq.wgsl",
     "backward_dkv.wgsl",
@@ -152,7 +158,6 @@ const FILES: [(&str, &str); 41] = wgsl![
     "backward/write_dkv.wgsl",
     "backward/write_dq.wgsl",
     "backward/write_mean.wgsl",
-    "forward_matrix.wgsl",
     "elem/f32.wgsl",
     "elem/f16.wgsl",
     "elem/bf16.wgsl",
@@ -173,6 +178,23 @@ const FILES: [(&str, &str); 41] = wgsl![
     "exchange/subgroup.wgsl",
     "exchange/parts_workgroup.wgsl",
     "exchange/parts_subgroup.wgsl",
+    "cache/contiguous.wgsl",
+    "cache/paged.wgsl",
+    "cache/same.wgsl",
+    "cache/int8.wgsl",
+    "cache/counted.wgsl",
+    "cache/uncounted.wgsl",
+    "decode/params.wgsl",
+    "decode/decode.wgsl",
+    "decode/portable.wgsl",
+    "decode/subgroup.wgsl",
+    "decode/whole.wgsl",
+    "decode/partial.wgsl",
+    "decode/partials.wgsl",
+    "decode/merge.wgsl",
+    "decode/append.wgsl",
+    "decode/append_same.wgsl",
+    "decode/append_int8.wgsl",
 ];
 
 fn file(name: &str) -> &'static str {
@@ -279,16 +301,16 @@ impl Variant {
             label.push_str(if tile.stage_q { "q" } else { "" });
             label.push_str(if tile.separate_v { "v" } else { "" });
         }
-        if let Kernel::Backward(_, Some(tile)) = self.kernel {
-            let _ = write!(label, ".r{}i{}t{}n{}", tile.rows(), tile.items(), tile.threads, tile.per_lane);
-            label.push_str(if tile.separate { "s" } else { "" });
-        }
         if let Some(tile) = self.matrix {
             let _ = write!(label, ".r{}k{}m{}x{}", tile.rows(), tile.keys, tile.size, tile.strips);
             let _ = write!(label, "t{}", tile.subgroups * tile.subgroup);
             if tile.heads_per_tile > 1 {
                 let _ = write!(label, "h{}", tile.heads_per_tile);
             }
+        }
+        if let Kernel::Backward(_, Some(tile)) = self.kernel {
+            let _ = write!(label, ".r{}i{}t{}n{}", tile.rows(), tile.items(), tile.threads, tile.per_lane);
+            label.push_str(if tile.separate { "s" } else { "" });
         }
         let flags = [
             (self.unpack_f16, ".unpack"),
@@ -304,16 +326,13 @@ impl Variant {
 
     /// The files that make up this kernel, after the header.
     fn files(&self) -> Vec<&'static str> {
-        let mut files = match self.kernel {
-            Kernel::Forward => vec![match self.path {
-                Path::Naive => "forward_naive.wgsl",
-                Path::Portable | Path::Subgroup => "forward.wgsl",
-                Path::Matrix => "forward_matrix.wgsl",
-            }],
-            Kernel::BackwardRows | Kernel::Backward(..) => self.backward_files(),
+        let mut files = match (self.kernel, self.path) {
+            (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl"],
+            (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl"],
+            (Kernel::Forward, Path::Matrix) => vec!["forward_matrix.wgsl"],
+            (Kernel::BackwardRows | Kernel::Backward(..), _) => self.backward_files(),
         };
-        files.push("params.wgsl");
-        files.push("online_softmax.wgsl");
+        files.extend(["view.wgsl", "params.wgsl", "online_softmax.wgsl"]);
         match (self.dtype, self.unpack_f16) {
             (DType::F32, _) => files.push("elem/f32.wgsl"),
             (DType::Bf16, _) => files.push("elem/bf16.wgsl"),
@@ -478,19 +497,20 @@ fn backward_variants(problem: &Problem, path: Path, caps: &Caps) -> Vec<Variant>
     [fused, standard].concat()
 }
 
-/// A problem for each storage type, mask, head size and combination of options that changes the text.
+/// A problem for each storage type, mask and head size; the options that change the text take turns, so that each of
+/// them meets each of those.
 fn representative_problems() -> Vec<Problem> {
+    let options = [(None, false, false), (Some(30.0), false, true), (None, true, true)];
+    let masks = [(false, (None, None)), (true, (None, None)), (true, (Some(64), None))];
     let mut problems = Vec::new();
-    for dtype in DType::ALL {
-        for (causal, window) in [(false, (None, None)), (true, (None, None)), (true, (Some(64), None))] {
-            for (head_dim, value_dim) in [(8, 8), (64, 64), (40, 24), (128, 128), (256, 256), (192, 128)] {
-                for (softcap, packed, outputs) in [(None, false, false), (Some(30.0), false, true), (None, true, true)]
-                {
-                    let shape = Shape { batch: 1, q_len: 512, kv_len: 512, heads: 8, kv_heads: 4, head_dim, value_dim };
-                    let options = Options { causal, window, softcap, lse: outputs, a2: outputs, ..Options::default() };
-                    let packed = packed.then(|| Packed { cu_seqlens_q: vec![0, 512], cu_seqlens_k: vec![0, 512] });
-                    problems.push(Problem { shape, dtype, options, packed });
-                }
+    for (turn, dtype) in DType::ALL.into_iter().enumerate() {
+        for (mask, (causal, window)) in masks.into_iter().enumerate() {
+            for (size, (head_dim, value_dim)) in [(8, 8), (40, 24), (128, 128), (256, 256)].into_iter().enumerate() {
+                let (softcap, packed, outputs) = options[(turn + mask + size) % options.len()];
+                let shape = Shape { batch: 1, q_len: 512, kv_len: 512, heads: 8, kv_heads: 4, head_dim, value_dim };
+                let options = Options { causal, window, softcap, lse: outputs, a2: outputs, ..Options::default() };
+                let packed = packed.then(|| Packed { cu_seqlens_q: vec![0, 512], cu_seqlens_k: vec![0, 512] });
+                problems.push(Problem { shape, dtype, options, packed });
             }
         }
     }

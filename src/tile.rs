@@ -150,7 +150,7 @@ impl Tile {
     }
 }
 
-fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
+pub(crate) fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
     if needed <= available {
         return Ok(());
     }
@@ -158,7 +158,7 @@ fn limit(name: &'static str, needed: u32, available: u32) -> Result<()> {
     Err(Error::Limit { name, what, needed: needed.into(), available: available.into() })
 }
 
-fn subgroup_min(caps: &Caps) -> Result<u32> {
+pub(crate) fn subgroup_min(caps: &Caps) -> Result<u32> {
     let hint = "request the feature when creating the device, or use the portable path";
     let missing = Error::MissingFeature { path: "subgroup", feature: "SUBGROUP", hint };
     caps.subgroups.map(|(smallest, _)| smallest).ok_or(missing)
@@ -168,7 +168,7 @@ fn subgroup_min(caps: &Caps) -> Result<u32> {
 pub(crate) const NAIVE_THREADS: u32 = 64;
 
 /// Workgroups that run side by side on a small GPU. WebGPU does not tell; fewer than this leave the device idle.
-const CORES: u32 = 16;
+pub(crate) const CORES: u32 = 16;
 
 /// A tile, and what it is estimated to cost; comparable between tiles and paths of one problem.
 #[derive(Debug, Clone, Copy, PartialEq)]

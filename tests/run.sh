@@ -87,8 +87,9 @@ cargo test --release --no-fail-fast -- "$@" | tee "$log" || status=1
 
 if [[ -n ${loader:-} ]]; then
   say 'GPU tests on a driver with cooperative matrices'
+  matrix=("${@:-matrix}") # those tests alone, unless others are asked for
   VK_DRIVER_FILES=$(compgen -G "$mesa/usr/share/vulkan/icd.d/lvp_icd*.json") cargo test --release --test gpu \
-    --config "target.'cfg(all())'.runner = ['$loader', '--library-path', '$lib']" -- "$@" | tee -a "$log" || status=1
+    --config "target.'cfg(all())'.runner = ['$loader', '--library-path', '$lib']" -- "${matrix[@]}" | tee -a "$log" || status=1
 elif [[ $gpu == 1 ]]; then
   skip "all tests with cooperative matrices: their driver comes from Debian unstable, with apt-get, root and a network"
 fi

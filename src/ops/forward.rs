@@ -10,6 +10,7 @@ use crate::matrix::matrix_tile;
 use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
+use crate::pipeline::AnyVariant;
 use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
@@ -58,7 +59,8 @@ impl ForwardPlan {
         Sizes::of(problem)?;
         let (variant, reason) = choose(problem, options, attention.caps())?;
         fits_device(&variant, attention.caps())?;
-        let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
+        let pipeline =
+            attention.pipelines.get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks)).await?;
         Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
     }
 
@@ -162,13 +164,13 @@ impl ForwardPlan {
         let dtype = self.problem.dtype;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let options = &self.problem.options;
-        let q = host::upload(device, queue, "q", dtype.encode(inputs.q))?;
-        let k = host::upload(device, queue, "k", dtype.encode(inputs.k))?;
-        let v = host::upload(device, queue, "v", dtype.encode(inputs.v))?;
-        let lam = host::upload(device, queue, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
-        let out = host::output(device, "out", sizes.out * dtype.size())?;
-        let lse = options.lse.then(|| host::output(device, "lse", sizes.lse * 4)).transpose()?;
-        let a2 = options.a2.then(|| host::output(device, "a2", sizes.out * dtype.size())).transpose()?;
+        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+        let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
+        let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
+        let lam = host::upload(&self.attention, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
+        let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
+        let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
+        let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * dtype.size())).transpose()?;
         let out_of_memory = scope.pop();
         if out_of_memory.await.is_some() {
             return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
@@ -259,7 +261,11 @@ fn fits_device(variant: &Variant, caps: &Caps) -> Result<()> {
     }
 }
 
-fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> Result<Option<TensorSlice<'a>>> {
+pub(crate) fn wanted<'a>(
+    name: &'static str,
+    on: bool,
+    slice: Option<TensorSlice<'a>>,
+) -> Result<Option<TensorSlice<'a>>> {
     match (on, slice) {
         (true, None) => Err(Error::Shape {
             tensor: name,

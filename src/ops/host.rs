@@ -1,20 +1,15 @@
 //! Buffers for tensors that come from host memory and go back to it.
 
+use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
 
-/// A buffer that holds `contents`, for reading.
+/// A buffer that holds `contents`, for reading. Not `create_buffer_init`, which panics when the device is out of memory.
 ///
 /// # Errors
 /// [`Error::Limit`] above the device's largest buffer.
-pub(crate) fn upload(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
-    name: &'static str,
-    contents: Vec<u8>,
-) -> Result<wgpu::Buffer> {
-    // Not `create_buffer_init`, which panics when the device is out of memory.
-    let buffer = create(device, name, contents.len() as u64, wgpu::BufferUsages::COPY_DST)?;
-    queue.write_buffer(&buffer, 0, &contents);
+pub(crate) fn upload(attention: &DiffAttention, name: &'static str, contents: Vec<u8>) -> Result<wgpu::Buffer> {
+    let buffer = create(attention, name, contents.len() as u64, wgpu::BufferUsages::COPY_DST)?;
+    attention.queue.write_buffer(&buffer, 0, &contents);
     Ok(buffer)
 }
 
@@ -22,16 +17,21 @@ pub(crate) fn upload(
 ///
 /// # Errors
 /// [`Error::Limit`] above the device's largest buffer.
-pub(crate) fn output(device: &wgpu::Device, name: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
-    create(device, name, bytes, wgpu::BufferUsages::COPY_SRC)
+pub(crate) fn output(attention: &DiffAttention, name: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
+    create(attention, name, bytes, wgpu::BufferUsages::COPY_SRC)
 }
 
-fn create(device: &wgpu::Device, name: &'static str, needed: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
-    let available = device.limits().max_buffer_size;
+fn create(
+    attention: &DiffAttention,
+    name: &'static str,
+    needed: u64,
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer> {
+    let available = attention.device.limits().max_buffer_size;
     if needed > available {
         return Err(Error::Limit { name: "max_buffer_size", what: format!("`{name}`"), needed, available });
     }
     // An empty tensor still needs a binding.
     let (label, size, usage) = (Some(name), needed.max(32), wgpu::BufferUsages::STORAGE | usage);
-    Ok(device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false }))
+    Ok(attention.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false }))
 }

@@ -292,7 +292,7 @@ impl Launch {
 }
 
 /// A grid of so many workgroups, folded where one dimension is too short.
-fn grid(workgroups: u64, caps: &Caps) -> [u32; 2] {
+pub(crate) fn grid(workgroups: u64, caps: &Caps) -> [u32; 2] {
     // Both factors are at most `caps.workgroups`, since the split keeps the number of workgroups in bounds.
     let rows = workgroups.div_ceil(caps.workgroups.into()).max(1);
     [workgroups.div_ceil(rows) as u32, rows as u32]

@@ -2,6 +2,9 @@
 
 pub(crate) mod backward;
 pub(crate) mod bind;
+pub(crate) mod cache_launch;
+pub(crate) mod decode;
 pub(crate) mod forward;
 pub(crate) mod host;
+pub(crate) mod kv_append;
 pub(crate) mod launch;

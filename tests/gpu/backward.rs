@@ -1,13 +1,13 @@
 //! The gradients on every path: golden files, random problems, hard inputs.
 
 use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward};
-use crate::device::{self, Gpu};
+use crate::device::{Gpu, paths};
 use crate::random::{self, LENGTHS};
 use crate::run::Placement;
 use crate::support::{self, Golden, Tensors};
 use crate::{Case, case};
 use diffattn::reference::Judge;
-use diffattn::{DType, DiffAttention, HostGradients, Options, Path, PlanOptions, Problem, Shape};
+use diffattn::{DType, HostGradients, Options, Path, PlanOptions, Problem, Shape};
 use libtest_mimic::Failed;
 
 pub fn cases() -> Vec<Case> {
@@ -45,11 +45,6 @@ fn golden_gradients(gpu: &Gpu, golden: &Golden) -> Result<(), Failed> {
         backward_verdicts(&plan, judge.gradients(&gradients)?)?;
     }
     Ok(())
-}
-
-/// The paths that a device can run the backward pass on.
-pub fn paths(attention: &DiffAttention) -> Vec<Path> {
-    device::paths(attention, DType::F16).into_iter().filter(|&path| path != Path::Matrix).collect()
 }
 
 /// On every path of the full device, and on the device with default limits.

@@ -1,8 +1,8 @@
 //! The backward pass and everything that must not change its gradients: placement, options, limits, the fused form.
 
-use crate::backward::{paths, small};
+use crate::backward::small;
 use crate::backward_run::{Ask, backward_verdicts, forward, judge_backward, run_backward, run_standard};
-use crate::device::Gpu;
+use crate::device::{Gpu, paths};
 use crate::run::Placement;
 use crate::support::{self, Tensors};
 use crate::{Case, case};

@@ -33,7 +33,7 @@ fn both(gpu: &Gpu, lower: impl Fn(&mut wgpu::Limits)) -> Result<(), Failed> {
     for problem in problems(DType::F16)? {
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::forward(&problem, &tensors.inputs())?;
-        for path in paths(&small, problem.dtype) {
+        for path in paths(&small) {
             judge(&small, &problem, PlanOptions::on(path), &tensors, &truth, Placement::PLAIN)?;
         }
     }
@@ -118,7 +118,7 @@ fn extreme_scales(gpu: &Gpu) -> Result<(), Failed> {
         let problem = Problem::new(shape, DType::F32, options);
         let tensors = Tensors::random(&problem, &mut support::rng());
         let expected = diffattn::cpu::forward(&problem, &tensors.inputs())?;
-        for path in paths(&gpu.attention, DType::F32) {
+        for path in paths(&gpu.attention) {
             let plan = gpu.attention.plan_forward_blocking(&problem, PlanOptions::on(path))?;
             let outputs = pollster::block_on(plan.run(&tensors.inputs()))?;
             let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs().max(1.0);

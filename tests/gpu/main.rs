@@ -3,10 +3,13 @@
 mod backward;
 mod backward_options;
 mod backward_run;
+mod cache;
+mod decode;
 mod device;
 mod errors;
 mod golden;
 mod limits;
+mod matrix;
 mod placement;
 mod random;
 mod run;
@@ -32,15 +35,25 @@ fn main() -> ExitCode {
         }
     }
     let mut trials = Vec::new();
+    let mut matrix_units = false;
     for adapter in adapters {
         let gpu = Arc::new(Gpu::new(adapter));
         println!("{}: {}", gpu.name, gpu.attention.caps());
-        for (name, case) in cases() {
+        let mut cases = cases();
+        if gpu.attention.caps().matrix.is_some() {
+            matrix_units = true;
+            cases.extend(matrix::cases());
+        }
+        for (name, case) in cases {
             let gpu = gpu.clone();
             trials.push(Trial::test(format!("{}::{name}", gpu.name), move || case(&gpu)));
         }
     }
     let skipped = trials.is_empty();
+    if !matrix_units && !skipped {
+        println!("!! no adapter has matrix units: their tests are skipped here");
+        trials.push(Trial::test("matrix", || Ok(())).with_ignored_flag(true));
+    }
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
     if skipped {
         println!("test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out (no adapter)");
@@ -54,6 +67,7 @@ fn cases() -> Vec<Case> {
     cases.extend(placement::cases());
     cases.extend(limits::cases());
     cases.extend(errors::cases());
+    cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
     cases

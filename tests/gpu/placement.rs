@@ -30,7 +30,7 @@ fn layouts_and_offsets(gpu: &Gpu) -> Result<(), Failed> {
         let problem = problem(dtype);
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::forward(&problem, &tensors.inputs())?;
-        for path in paths(&gpu.attention, dtype) {
+        for path in paths(&gpu.attention) {
             let run = |layout, fence| {
                 let placement = Placement { layout, fence };
                 judge(&gpu.attention, &problem, PlanOptions::on(path), &tensors, &truth, placement)
@@ -52,7 +52,7 @@ fn runtime_checks_change_no_bit(gpu: &Gpu) -> Result<(), Failed> {
         let problem = problem(dtype);
         let tensors = Tensors::random(&problem, rng);
         let truth = Judge::forward(&problem, &tensors.inputs())?;
-        for path in paths(&gpu.attention, dtype) {
+        for path in paths(&gpu.attention) {
             let mut options = PlanOptions::on(path);
             let unchecked = judge(&gpu.attention, &problem, options, &tensors, &truth, Placement::PLAIN)?;
             options.runtime_checks = true;
@@ -70,7 +70,7 @@ fn same_bits_every_run(gpu: &Gpu) -> Result<(), Failed> {
     let problem = problem(DType::F16);
     let tensors = Tensors::random(&problem, rng);
     let truth = Judge::forward(&problem, &tensors.inputs())?;
-    for path in paths(&gpu.attention, problem.dtype) {
+    for path in paths(&gpu.attention) {
         let run = || judge(&gpu.attention, &problem, PlanOptions::on(path), &tensors, &truth, Placement::PLAIN);
         let first = run()?;
         for _ in 0..3 {

@@ -54,7 +54,7 @@ pub fn shape(rng: &mut Rng, q_len: u32, kv_len: u32) -> Shape {
 fn everywhere(gpu: &Gpu, problem: &Problem, tensors: &Tensors) -> Result<(), Failed> {
     let truth = Judge::forward(problem, &tensors.inputs())?;
     for attention in [&gpu.attention, &gpu.floor] {
-        for path in paths(attention, problem.dtype) {
+        for path in paths(attention) {
             judge(attention, problem, PlanOptions::on(path), tensors, &truth, Placement::PLAIN)?;
         }
     }
@@ -73,7 +73,7 @@ fn packed(gpu: &Gpu, dtype: DType) -> Result<(), Failed> {
     everywhere(gpu, &problem, &Tensors::random(&problem, rng))
 }
 
-/// Sequences of different lengths, some of them empty.
+/// Five sequences, some of them empty.
 pub fn packed_problem(rng: &mut Rng, dtype: DType) -> Result<Problem, Failed> {
     let lengths = |rng: &mut Rng| {
         let mut ends = vec![0];
@@ -137,7 +137,7 @@ fn wrong_mask_is_rejected(gpu: &Gpu) -> Result<(), Failed> {
         let truth = Judge::forward(&problem, &tensors.inputs())?;
         let mut wrong = problem.clone();
         (wrong.options.causal, wrong.options.window) = (false, (None, Some(1)));
-        for path in paths(&gpu.attention, dtype) {
+        for path in paths(&gpu.attention) {
             let result = judge(&gpu.attention, &wrong, PlanOptions::on(path), &tensors, &truth, Placement::PLAIN);
             if result.is_ok() {
                 return Err(format!("{path:?} in {dtype:?}: a mask that is off by one was accepted").into());

@@ -27,7 +27,7 @@ impl BackwardPlan {
         let (batch, q_len, _) = self.problem.extents();
         let rows = [batch, q_len, self.problem.shape.heads].map(u64::from);
         let terms_bytes = rows.iter().product::<u64>() * u64::from(TERMS) * 4;
-        let terms = host::output(&self.attention.device, "diffattn.terms", terms_bytes)?;
+        let terms = host::output(&self.attention, "diffattn.terms", terms_bytes)?;
         let tensors = Tensors::new(self, buffers, &terms)?;
         tensors.check_aliasing(self)?;
 

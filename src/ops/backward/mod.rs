@@ -10,6 +10,7 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::Sizes;
 use crate::ops::launch::{Launch, Tiling};
+use crate::pipeline::AnyVariant;
 use crate::problem::{Problem, Shape};
 use crate::shader::{Kernel, Variant};
 use crate::slice::TensorSlice;
@@ -96,13 +97,21 @@ impl BackwardPlan {
         let sweep = |sweep| {
             let tile = match path {
                 Path::Naive => None,
-                Path::Portable | Path::Subgroup | Path::Matrix => Some(tile_of(problem, sweep, path, options, caps)?),
+                Path::Matrix => {
+                    let what = "the backward pass on matrix units".into();
+                    let hint = "leave the path to the planner, or choose portable or subgroup".into();
+                    return Err(Error::Unsupported { what, hint });
+                }
+                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
             };
             Ok(Kernel::Backward(sweep, tile))
         };
         let step = async |kernel| {
             let variant = Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
-            let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
+            let pipeline = attention
+                .pipelines
+                .get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks))
+                .await?;
             Ok(Step { variant, pipeline })
         };
         Ok(BackwardPlan {
@@ -204,11 +213,6 @@ fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, ca
 
 /// Path, and why.
 fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, String)> {
-    if options.path == Some(Path::Matrix) {
-        let (what, hint) =
-            ("the backward pass on the matrix path".into(), "use the portable or the subgroup path".into());
-        return Err(Error::Unsupported { what, hint });
-    }
     if let Some(path) = options.path {
         return Ok((path, "asked for".into()));
     }

@@ -1,0 +1,12 @@
+// A paged cache: each sequence's block table names its pages, [page][KV head][place].
+
+// Whether the bound part of the cache has the keys of a sequence and head: pages are always bound together.
+fn is_bound(sequence: u32, kv_head: u32) -> bool {
+    return true;
+}
+
+// The row of a key; the elements of row r start at r * HEAD_OCTETS.
+fn row_of_key(sequence: u32, kv_head: u32, key: u32) -> u32 {
+    let page = directory[params.table + sequence * params.pages + key / params.places];
+    return (page * params.kv_heads + kv_head) * params.places + key % params.places;
+}

@@ -1,0 +1,240 @@
+//! (rows, dimensions, capabilities) → decode tile: which part of a decode step a workgroup owns. Pure.
+
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::kv_cache::KvDType;
+use crate::tile::{Path, limit, subgroup_min};
+
+/// Invocations of the merge and append kernels' workgroups: enough to fill any subgroup, within every device's limit.
+pub(crate) const INVOCATIONS: u32 = 64;
+
+/// Rows up to which K and V go straight to registers.
+const FEW_ROWS: u32 = 8;
+
+/// What one workgroup of the decode kernel owns; `shaders/decode/decode.wgsl` tells the meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DecodeTile {
+    /// Invocations in the workgroup; a multiple of `key_lanes`.
+    pub threads: u32,
+    /// Invocations that share rows.
+    pub key_lanes: u32,
+    /// Keys whose scores one invocation computes in one step.
+    pub keys_per_lane: u32,
+    /// Groups of four rows that one invocation owns.
+    pub row_quads: u32,
+    /// Invocations that share a key's elements; 1 except on the subgroup path.
+    pub parts: u32,
+    /// Whether K and V are shared through workgroup memory, for many rows; otherwise Q is.
+    pub staged: bool,
+}
+
+impl DecodeTile {
+    /// Packed query rows: new token × output head of the KV group × member of the pair.
+    pub const fn rows(&self) -> u32 {
+        4 * self.row_quads * self.threads / self.key_lanes
+    }
+
+    /// Keys of one step.
+    pub const fn keys(&self) -> u32 {
+        self.key_lanes / self.parts * self.keys_per_lane
+    }
+
+    /// Groups of eight output elements that one invocation owns for each of its rows.
+    pub const fn octets_per_lane(&self, value_dim: u32) -> u32 {
+        (value_dim / 8).div_ceil(self.key_lanes)
+    }
+
+    /// Slots between two keys in workgroup memory: odd, so that neighbouring keys fall into different banks.
+    pub(crate) const fn kv_stride(&self, head_dim: u32, value_dim: u32) -> u32 {
+        ((if head_dim > value_dim { head_dim } else { value_dim }) / 8) | 1
+    }
+
+    /// Slots of K, and of V in its place; one where they are not staged, since an array cannot be empty.
+    pub(crate) const fn kv_slots(&self, head_dim: u32, value_dim: u32) -> u32 {
+        if self.staged { self.keys() * self.kv_stride(head_dim, value_dim) } else { 1 }
+    }
+
+    /// vec4 slots of Q.
+    pub(crate) const fn q_slots(&self, head_dim: u32) -> u32 {
+        if self.staged { 1 } else { self.rows() / 4 * head_dim }
+    }
+
+    /// vec4 slots for merging lanes that took different keys.
+    pub(crate) const fn merge_slots(&self, value_dim: u32) -> u32 {
+        if self.key_lanes >= 2 * (value_dim / 8) { self.threads } else { 1 }
+    }
+
+    /// Bytes of workgroup memory: the terms stated at the head of decode.wgsl.
+    pub const fn workgroup_bytes(&self, head_dim: u32, value_dim: u32, kv_dtype: KvDType) -> u32 {
+        let columns = self.key_lanes / self.parts;
+        16 * (self.rows() / 4 * (columns + self.keys()) + self.q_slots(head_dim) + self.merge_slots(value_dim))
+            + 4 * self.keys()
+            + 8 * kv_dtype.size() as u32 * self.kv_slots(head_dim, value_dim)
+            + 16 // alignment between the arrays
+    }
+
+    fn fits(&self, dims: Dims, caps: &Caps) -> bool {
+        self.threads <= caps.invocations && self.bytes(dims) <= caps.workgroup_storage
+    }
+
+    fn bytes(&self, Dims { head_dim, value_dim, kv_dtype, .. }: Dims) -> u32 {
+        self.workgroup_bytes(head_dim, value_dim, kv_dtype)
+    }
+
+    fn is_sound(&self, path: Path) -> bool {
+        let counts = [self.threads, self.key_lanes, self.keys_per_lane, self.row_quads, self.parts];
+        counts.iter().all(|&count| (1..=1024).contains(&count))
+            && self.threads.is_multiple_of(self.key_lanes)
+            && self.key_lanes.is_multiple_of(self.parts)
+            && self.parts.is_power_of_two()
+            && (self.parts == 1 || path == Path::Subgroup)
+            && (self.staged || self.threads == self.key_lanes)
+            && (!self.staged || path == Path::Portable)
+    }
+
+    /// Checks a tile that a caller chose against the problem and the device.
+    pub(crate) fn validate(&self, dims: Dims, path: Path, caps: &Caps) -> Result<()> {
+        if !self.is_sound(path) {
+            let rule = "parts a power of two that divides key_lanes (1 on the portable path), key_lanes a divisor of \
+                        threads (all of them unless staged), staged on the portable path only";
+            return Err(Error::invalid("tile", rule, format!("{self:?}")));
+        }
+        let smallest = if path == Path::Subgroup { subgroup_min(caps)? } else { 1 };
+        if self.parts > smallest {
+            let rule = format!("at most {smallest}, the device's smallest subgroup");
+            return Err(Error::invalid("tile.parts", rule, self.parts));
+        }
+        limit("max_compute_invocations_per_workgroup", self.threads, caps.invocations)?;
+        limit("max_compute_workgroup_storage_size", self.bytes(dims), caps.workgroup_storage)
+    }
+}
+
+/// What a tile depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dims {
+    /// Packed query rows of one KV head.
+    pub rows: u32,
+    pub head_dim: u32,
+    pub value_dim: u32,
+    pub kv_dtype: KvDType,
+}
+
+/// Path and tile for so many rows of one KV head.
+///
+/// One workgroup takes all rows where it can, so that K and V are loaded once; more rows than fit are shared among
+/// several workgroups, which load K and V again.
+///
+/// # Errors
+/// [`Error::MissingFeature`] for the subgroup path without subgroups, [`Error::Unsupported`] for a path that does not
+/// exist for so many rows, [`Error::Limit`] when no tile fits.
+pub(crate) fn decode_tile(dims: Dims, path: Option<Path>, caps: &Caps) -> Result<(Path, DecodeTile)> {
+    let rows = dims.rows;
+    let few = rows <= FEW_ROWS;
+    let path = match path {
+        Some(path @ (Path::Naive | Path::Matrix)) => {
+            let hint = "use the portable path, or the forward pass on a contiguous cache's keys and values".into();
+            return Err(Error::Unsupported { what: format!("the {} path for decode", path.name()), hint });
+        }
+        Some(Path::Subgroup) if !few => {
+            let what =
+                format!("the subgroup path for more than {FEW_ROWS} rows (2 · heads / kv_heads · q_len = {rows})");
+            return Err(Error::Unsupported { what, hint: "use the portable path".into() });
+        }
+        None if few && caps.subgroups.is_some() => Path::Subgroup,
+        None => Path::Portable,
+        Some(path) => path,
+    };
+    let smallest = if path == Path::Subgroup { subgroup_min(caps)? } else { 1 };
+    let tile = if few {
+        few_rows(rows, dims.head_dim, smallest).find(|tile| tile.fits(dims, caps))
+    } else {
+        // The fewest workgroups that load K and V again; then the first, which is the best.
+        let fitting = many_rows(rows, dims.value_dim).filter(|tile| tile.fits(dims, caps));
+        fitting.min_by_key(|tile| rows.div_ceil(tile.rows()))
+    };
+    tile.map(|tile| (path, tile)).ok_or_else(|| Error::Limit {
+        name: "max_compute_workgroup_storage_size",
+        what: "the smallest tile of the decode kernel".into(),
+        needed: 16 << 10,
+        available: caps.workgroup_storage.into(),
+    })
+}
+
+fn few_rows(rows: u32, head_dim: u32, smallest_subgroup: u32) -> impl Iterator<Item = DecodeTile> {
+    // Neighbouring lanes read 64 bytes of f16 of the same key, where its elements divide evenly.
+    let most = smallest_subgroup.min(4);
+    let parts = [4, 2].into_iter().find(|parts| *parts <= most && (head_dim / 8).is_multiple_of(*parts)).unwrap_or(1);
+    // Small workgroups: their barriers are cheap, and as many of them as the cores hold hide the wait for memory.
+    let threads = if parts > 1 { 64 } else { 32 };
+    let row_quads = rows.div_ceil(4);
+    [4, 2, 1].into_iter().map(move |keys_per_lane| DecodeTile {
+        threads,
+        key_lanes: threads,
+        keys_per_lane,
+        row_quads,
+        parts,
+        staged: false,
+    })
+}
+
+fn many_rows(rows: u32, value_dim: u32) -> impl Iterator<Item = DecodeTile> {
+    [(32, 1), (16, 1), (8, 1)].into_iter().flat_map(move |(key_lanes, keys_per_lane)| {
+        [2, 1].into_iter().flat_map(move |row_quads| {
+            let octets = (value_dim / 8).div_ceil(key_lanes);
+            let most = rows.div_ceil(4 * row_quads);
+            // At most 128 accumulators of f32, and preferably all rows in one workgroup.
+            let lanes = (1..=most).rev().filter(move |_| octets * row_quads <= 4);
+            lanes.map(move |row_lanes| DecodeTile {
+                threads: row_lanes * key_lanes,
+                key_lanes,
+                keys_per_lane,
+                row_quads,
+                parts: 1,
+                staged: true,
+            })
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dimension_has_a_tile_at_the_floor() {
+        for subgroups in [None, Some((4, 128)), Some((32, 32))] {
+            let caps = Caps { subgroups, ..Caps::floor() };
+            for (head_dim, value_dim) in [(8, 8), (8, 256), (256, 8), (128, 128), (256, 256), (80, 72)] {
+                for kv_dtype in [KvDType::F32, KvDType::F16, KvDType::Int8] {
+                    for rows in [2, 4, 6, 8, 10, 32, 64, 512] {
+                        let dims = Dims { rows, head_dim, value_dim, kv_dtype };
+                        let (path, tile) = decode_tile(dims, None, &caps).expect("a tile fits");
+                        tile.validate(dims, path, &caps).expect("it is valid");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_workgroup_takes_the_rows_of_usual_models() {
+        for (rows, head_dim, kv_dtype) in [(64, 128, KvDType::F16), (64, 64, KvDType::F32), (32, 128, KvDType::F32)] {
+            let dims = Dims { rows, head_dim, value_dim: head_dim, kv_dtype };
+            let (_, tile) = decode_tile(dims, None, &Caps::floor()).unwrap();
+            assert!(tile.rows() >= rows, "{rows} rows of {head_dim}: {tile:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_tiles_are_named() {
+        let dims = Dims { rows: 4, head_dim: 64, value_dim: 64, kv_dtype: KvDType::F16 };
+        let caps = Caps { subgroups: Some((8, 8)), ..Caps::floor() };
+        let (_, good) = decode_tile(dims, Some(Path::Subgroup), &caps).unwrap();
+        assert_eq!(good.validate(dims, Path::Subgroup, &caps), Ok(()));
+        let wrong = |tile: DecodeTile| tile.validate(dims, Path::Subgroup, &caps).unwrap_err().to_string();
+        assert!(wrong(DecodeTile { parts: 3, ..good }).contains("`tile` is"));
+        assert!(wrong(DecodeTile { parts: 16, ..good }).contains("smallest subgroup"));
+        assert!(wrong(DecodeTile { threads: 512, key_lanes: 512, ..good }).contains("invocations_per_workgroup"));
+        assert!(wrong(DecodeTile { keys_per_lane: 64, ..good }).contains("workgroup_storage_size"));
+    }
+}
