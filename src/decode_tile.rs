@@ -46,7 +46,7 @@ impl DecodeTile {
 
     /// Slots between two keys in workgroup memory: odd, so that neighbouring keys fall into different banks.
     pub(crate) const fn kv_stride(&self, head_dim: u32, value_dim: u32) -> u32 {
-        (if head_dim > value_dim { head_dim } else { value_dim }) / 8 | 1
+        ((if head_dim > value_dim { head_dim } else { value_dim }) / 8) | 1
     }
 
     /// Slots of K, and of V in its place; one where they are not staged, since an array cannot be empty.

@@ -41,6 +41,9 @@ pub struct World<'a> {
     new_v: wgpu::Buffer,
 }
 
+/// Keys and values, token × KV head × dim.
+type NewTokens = (Vec<f32>, Vec<f32>);
+
 /// What a step computes, but for the cache.
 #[derive(Clone, Copy)]
 pub struct Step {
@@ -130,7 +133,7 @@ impl<'a> World<'a> {
     fn record_append(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
-        items: &[(usize, (Vec<f32>, Vec<f32>))],
+        items: &[(usize, NewTokens)],
     ) -> Result<(), Failed> {
         let config = *self.cache.config();
         let row = (config.kv_heads * config.head_dim) as usize;
@@ -242,7 +245,7 @@ impl<'a> World<'a> {
         &mut self,
         plan: &diffattn::DecodePlan,
         problem: DecodeProblem,
-        items: &[(usize, (Vec<f32>, Vec<f32>))],
+        items: &[(usize, NewTokens)],
         inputs: &[(Problem, Tensors)],
         count_loads: bool,
     ) -> Result<Vec<HostOutputs>, Failed> {
