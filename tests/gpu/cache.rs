@@ -11,9 +11,6 @@ use fastrand::Rng;
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
 
-/// A sequence by its index, and the keys and values to append to it.
-type Tokens = (usize, (Vec<f32>, Vec<f32>));
-
 /// Tokens of one appended chunk, at most; fewer where bindings are small.
 const CHUNK: u32 = 1024;
 
@@ -43,6 +40,9 @@ pub struct World<'a> {
     new_k: wgpu::Buffer,
     new_v: wgpu::Buffer,
 }
+
+/// Keys and values, token × KV head × dim.
+type NewTokens = (Vec<f32>, Vec<f32>);
 
 /// What a step computes, but for the cache.
 #[derive(Clone, Copy)]
@@ -130,7 +130,11 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn record_append(&mut self, encoder: &mut wgpu::CommandEncoder, items: &[Tokens]) -> Result<(), Failed> {
+    fn record_append(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        items: &[(usize, NewTokens)],
+    ) -> Result<(), Failed> {
         let config = *self.cache.config();
         let row = (config.kv_heads * config.head_dim) as usize;
         let (mut k, mut v, mut step) = (vec![], vec![], vec![]);
@@ -241,7 +245,7 @@ impl<'a> World<'a> {
         &mut self,
         plan: &diffattn::DecodePlan,
         problem: DecodeProblem,
-        items: &[Tokens],
+        items: &[(usize, NewTokens)],
         inputs: &[(Problem, Tensors)],
         count_loads: bool,
     ) -> Result<Vec<HostOutputs>, Failed> {
