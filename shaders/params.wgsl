@@ -2,7 +2,8 @@
 // Mirrored by src/params.rs; a test compares both by reflection.
 
 // Where a tensor's rows lie. A unit is what one array element of the binding holds: 8 storage elements for tensors
-// that are read (q, k, v), 4 for tensors that are written (out, a2), 1 for f32 tensors (lam, lse).
+// that are read (q, k, v, dout; out and a2 by the backward), 4 for tensors that are written (out, a2, dq, dk, dv), 1 for
+// f32 tensors (lam, lse and their gradients), and one struct for terms.
 struct View {
     base: u32,   // units from the start of the binding
     batch: u32,  // units between sequences
@@ -18,6 +19,14 @@ struct Params {
     out: View,
     lse: View,
     a2: View,
+    // Of the backward pass.
+    dout: View,
+    dlse: View,
+    dq: View,
+    dk: View,
+    dv: View,
+    dlam: View,
+    terms: View,
     // Extents of this dispatch; the sizes that the compiler must know are constants of the generated header.
     batch: u32,
     kv_heads: u32,
@@ -34,6 +43,8 @@ struct Params {
     right: i32,       // keys seen after it (window masks)
     scale: f32,       // of q·k; already times log2(e), unless softcapped
     softcap: f32,     // in units of natural logits
+    accumulate: u32,  // 1 where gradients are added to what is there
+    has_dlse: u32,    // 1 where the loss reads the LSE; otherwise `dlse` is bound to something else
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

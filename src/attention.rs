@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::caps::Caps;
-use crate::error::Result;
-use crate::host::{HostInputs, HostOutputs};
+use crate::error::{Error, Result};
+use crate::host::{HostGradInputs, HostGradients, HostInputs, HostOutputs};
+use crate::ops::backward::BackwardPlan;
 use crate::ops::forward::ForwardPlan;
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
-use crate::tile::{Path, Tile};
+use crate::tile::{BackwardTile, Path, Tile};
 
 /// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
 ///
@@ -28,8 +29,10 @@ pub struct DiffAttention {
 pub struct PlanOptions {
     /// The kernel family; `None` lets the planner choose.
     pub path: Option<Path>,
-    /// The tile; `None` lets the planner choose. Ignored by the naive path.
+    /// The forward's tile; `None` lets the planner choose. Ignored by the naive path.
     pub tile: Option<Tile>,
+    /// The backward's tiles for dQ and for dK with dV; `None` lets the planner choose. Ignored by the naive path.
+    pub backward_tiles: Option<[BackwardTile; 2]>,
     /// Compile with the driver's bounds checks, which the kernels do not need.
     pub runtime_checks: bool,
 }
@@ -106,5 +109,69 @@ impl DiffAttention {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn forward_blocking(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
         pollster::block_on(self.forward(problem, inputs))
+    }
+
+    /// Validates the problem, chooses path and tiles, and compiles the kernels of the backward pass unless they are
+    /// there already.
+    ///
+    /// The problem is the forward's. Its LSE is always read. With [`crate::Options::a2`] so is a₂; without it, its row
+    /// term is recomputed in one more sweep over the keys, which saves the memory of a₂ and costs about a fifth more
+    /// time.
+    ///
+    /// # Errors
+    /// As [`DiffAttention::plan_forward`].
+    pub async fn plan_backward(&self, problem: &Problem, options: PlanOptions) -> Result<BackwardPlan> {
+        BackwardPlan::new(self, problem, options, false).await
+    }
+
+    /// The backward pass of standard attention through the same tiled kernels, which the fused form is measured
+    /// against: each of the problem's heads has one query head, one row of lse, and no λ and a₂. `lam` and `dlam` are
+    /// bound like the others and mean nothing.
+    ///
+    /// # Errors
+    /// As [`DiffAttention::plan_forward`]; [`Error::Unsupported`] on the naive path.
+    #[doc(hidden)]
+    pub async fn plan_standard_backward(&self, problem: &Problem, options: PlanOptions) -> Result<BackwardPlan> {
+        if options.path == Some(Path::Naive) {
+            let hint = "choose a tiled path".into();
+            return Err(Error::Unsupported { what: "standard attention on the naive path".into(), hint });
+        }
+        BackwardPlan::new(self, problem, options, true).await
+    }
+
+    /// Plans, uploads, runs forward and backward, submits and reads back: the gradients of tensors in host memory.
+    ///
+    /// # Errors
+    /// Those of [`DiffAttention::plan_backward`] and of [`BackwardPlan::run`].
+    pub async fn backward(
+        &self,
+        problem: &Problem,
+        inputs: &HostInputs<'_>,
+        grads: &HostGradInputs<'_>,
+    ) -> Result<HostGradients> {
+        self.plan_backward(problem, PlanOptions::default()).await?.run(inputs, grads).await
+    }
+
+    /// [`DiffAttention::plan_backward`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_backward_blocking(&self, problem: &Problem, options: PlanOptions) -> Result<BackwardPlan> {
+        pollster::block_on(self.plan_backward(problem, options))
+    }
+
+    /// [`DiffAttention::backward`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn backward_blocking(
+        &self,
+        problem: &Problem,
+        inputs: &HostInputs<'_>,
+        grads: &HostGradInputs<'_>,
+    ) -> Result<HostGradients> {
+        pollster::block_on(self.backward(problem, inputs, grads))
     }
 }

@@ -118,6 +118,23 @@ impl HostInputs<'_> {
     }
 }
 
+impl HostGradInputs<'_> {
+    /// Checks the length of every slice against the problem, which has been validated.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a slice of the wrong length.
+    pub(crate) fn validate(&self, problem: &Problem) -> Result<()> {
+        let sizes = Sizes::of(problem)?;
+        for (tensor, slice, expected) in [("dout", Some(self.dout), sizes.out), ("dlse", self.dlse, sizes.lse)] {
+            if let Some(slice) = slice.filter(|slice| slice.len() as u64 != expected) {
+                let expected = format!("{expected} elements for {:?}", problem.shape);
+                return Err(Error::Shape { tensor, expected, actual: format!("{} elements", slice.len()) });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl DType {
     /// `values` rounded to this type, as the bytes of a buffer.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {

@@ -53,11 +53,12 @@ pub use caps::Caps;
 pub use device::{request_device, request_floor_device};
 pub use error::{Error, Result};
 pub use host::{HostGradInputs, HostGradients, HostInputs, HostOutputs, Sizes};
+pub use ops::backward::{BackwardBuffers, BackwardPass, BackwardPlan};
 pub use ops::forward::{ForwardBuffers, ForwardPass, ForwardPlan};
 pub use problem::{DType, Mask, Options, Packed, Problem, Sequence, Shape};
 pub use readback::read_buffer;
 pub use slice::{Layout, Strides, TensorSlice};
-pub use tile::{Path, Tile};
+pub use tile::{BackwardTile, Path, Tile};
 pub use wgpu;
 
 #[cfg(doctest)]

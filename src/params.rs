@@ -23,6 +23,13 @@ pub(crate) struct Params {
     pub out: View,
     pub lse: View,
     pub a2: View,
+    pub dout: View,
+    pub dlse: View,
+    pub dq: View,
+    pub dk: View,
+    pub dv: View,
+    pub dlam: View,
+    pub terms: View,
     pub batch: u32,
     pub kv_heads: u32,
     pub head_tiles: u32,
@@ -37,6 +44,8 @@ pub(crate) struct Params {
     pub right: i32,
     pub scale: f32,
     pub softcap: f32,
+    pub accumulate: u32,
+    pub has_dlse: u32,
 }
 
 /// `Sequence` of params.wgsl, an element of the `sequences` binding.
@@ -78,8 +87,9 @@ mod tests {
         compare!(View, "View", base, batch, seq, head);
         compare!(PackedSequence, "Sequence", q_start, q_len, kv_start, kv_len, diagonal);
         compare!(
-            Params, "Params", q, k, v, lam, out, lse, a2, batch, kv_heads, head_tiles, q_tiles, tiles, grid_width,
-            group, q_len, kv_len, diagonal, left, right, scale, softcap
+            Params, "Params", q, k, v, lam, out, lse, a2, dout, dlse, dq, dk, dv, dlam, terms, batch, kv_heads,
+            head_tiles, q_tiles, tiles, grid_width, group, q_len, kv_len, diagonal, left, right, scale, softcap,
+            accumulate, has_dlse
         );
     }
 }

@@ -111,7 +111,8 @@ pub struct Options {
     pub softcap: Option<f32>,
     /// Also write the log-sum-exp of every query head's scores, natural logarithm; −∞ where no key is seen.
     pub lse: bool,
-    /// Also write a₂ = softmax(q₂ⱼ₊₁Kᵀ)V, the subtracted member, which the backward pass reads.
+    /// Also write a₂ = softmax(q₂ⱼ₊₁Kᵀ)V, the subtracted member, which the backward pass reads. A forward that saves
+    /// memory leaves it out; the backward then recomputes what it needs of it in one more sweep over the keys.
     pub a2: bool,
 }
 

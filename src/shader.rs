@@ -8,11 +8,13 @@ use std::fmt::Write as _;
 use crate::caps::Caps;
 use crate::matrix::{MatrixTile, matrix_tile};
 use crate::problem::{DType, Mask, Options, Packed, Problem, Shape};
-use crate::tile::{NAIVE_THREADS, Path, Tile, forward_tile};
+use crate::tile::{BackwardTile, NAIVE_THREADS, Path, Sweep, Tile, backward_tile, forward_tile};
 
 /// One compiled kernel: everything that its text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
+    /// What it computes.
+    pub kernel: Kernel,
     /// The kernel family.
     pub path: Path,
     /// The tile; `None` for the naive and matrix kernels.
@@ -35,8 +37,35 @@ pub struct Variant {
     pub packed: bool,
     /// Whether LSE is written.
     pub lse: bool,
-    /// Whether a₂ is written.
+    /// Whether a₂ is written (by the forward) or read (by the backward).
     pub a2: bool,
+    /// Whether each query head stands alone in a tiled backward kernel: standard attention, which the fused form is
+    /// measured against.
+    pub standard: bool,
+}
+
+/// What a kernel computes. The backward's tiles differ from the forward's; `None` is the naive kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// out, and on request lse and a₂.
+    Forward,
+    /// The backward's row terms and, from a₂, dλ.
+    BackwardRows,
+    /// A sweep of the backward pass.
+    Backward(Sweep, Option<BackwardTile>),
+}
+
+impl Kernel {
+    /// The name used in labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kernel::Forward => "forward",
+            Kernel::BackwardRows => "backward_rows",
+            Kernel::Backward(Sweep::Dq, _) => "backward_dq",
+            Kernel::Backward(Sweep::Mean, _) => "backward_mean",
+            Kernel::Backward(Sweep::Dkv, _) => "backward_dkv",
+        }
+    }
 }
 
 /// [`Mask`] without its numbers: which fragment is linked.
@@ -81,6 +110,20 @@ pub enum Binding {
     A2 = 7,
     /// Packed sequences.
     Sequences = 8,
+    /// Gradient by the output.
+    Dout = 20,
+    /// Row terms of the backward pass.
+    Terms = 21,
+    /// Gradient by the log-sum-exp.
+    Dlse = 22,
+    /// Gradient by the queries.
+    Dq = 23,
+    /// Gradient by the keys.
+    Dk = 24,
+    /// Gradient by the values.
+    Dv = 25,
+    /// Gradient by the gate logits.
+    Dlam = 26,
 }
 
 macro_rules! wgsl {
@@ -88,12 +131,28 @@ macro_rules! wgsl {
 }
 
 /// Every WGSL file, by its path below `shaders/`.
-const FILES: [(&str, &str); 23] = wgsl![
+const FILES: [(&str, &str); 41] = wgsl![
     "params.wgsl",
     "online_softmax.wgsl",
     "forward.wgsl",
     "forward_naive.wgsl",
     "forward_matrix.wgsl",
+    "backward_rows.wgsl",
+    "backward_dq.wgsl",
+    "backward_dkv.wgsl",
+    "backward_mean.wgsl",
+    "backward_dq_naive.wgsl",
+    "backward_dkv_naive.wgsl",
+    "backward_mean_naive.wgsl",
+    "backward/inputs.wgsl",
+    "backward/key_tiles.wgsl",
+    "backward/no_a2.wgsl",
+    "backward/rows4.wgsl",
+    "backward/saved_a2.wgsl",
+    "backward/terms.wgsl",
+    "backward/write_dkv.wgsl",
+    "backward/write_dq.wgsl",
+    "backward/write_mean.wgsl",
     "elem/f32.wgsl",
     "elem/f16.wgsl",
     "elem/bf16.wgsl",
@@ -112,6 +171,8 @@ const FILES: [(&str, &str); 23] = wgsl![
     "output/no_a2.wgsl",
     "exchange/workgroup.wgsl",
     "exchange/subgroup.wgsl",
+    "exchange/parts_workgroup.wgsl",
+    "exchange/parts_subgroup.wgsl",
 ];
 
 fn file(name: &str) -> &'static str {
@@ -123,6 +184,7 @@ impl Variant {
     /// The forward kernel of a problem.
     pub fn forward(problem: &Problem, path: Path, tile: Option<Tile>, caps: &Caps) -> Self {
         Variant {
+            kernel: Kernel::Forward,
             path,
             tile,
             matrix: None,
@@ -135,6 +197,26 @@ impl Variant {
             packed: problem.packed.is_some(),
             lse: problem.options.lse,
             a2: problem.options.a2,
+            standard: false,
+        }
+    }
+
+    /// A kernel of the backward pass. What it does not depend on is left at its default, so that problems share it.
+    pub fn backward(problem: &Problem, kernel: Kernel, path: Path, caps: &Caps) -> Self {
+        let forward = Variant::forward(problem, path, None, caps);
+        let sweep = Variant { kernel, lse: false, a2: false, ..forward };
+        match kernel {
+            // It knows neither heads of q nor sequences nor masks.
+            Kernel::BackwardRows => Variant {
+                path: Path::Naive,
+                mask: MaskKind::None,
+                head_dim: problem.shape.value_dim,
+                softcap: false,
+                packed: false,
+                a2: problem.options.a2,
+                ..sweep
+            },
+            Kernel::Forward | Kernel::Backward(..) => sweep,
         }
     }
 
@@ -168,6 +250,10 @@ impl Variant {
                     },
                 };
                 variants.push(Variant::forward(&problem, path, tile, caps));
+                // The backward's texts depend on the head sizes through constants only: two kinds will do.
+                if matches!(problem.shape.head_dim, 40 | 256) {
+                    variants.extend(backward_variants(&problem, path, caps));
+                }
             }
         }
         variants
@@ -180,7 +266,7 @@ impl Variant {
             MaskKind::Causal => "causal",
             MaskKind::Window => "window",
         };
-        let mut label = format!("diffattn.forward.{}.{mask}.d{}", self.dtype.name(), self.head_dim);
+        let mut label = format!("diffattn.{}.{}.{mask}.d{}", self.kernel.name(), self.dtype.name(), self.head_dim);
         if self.value_dim != self.head_dim {
             let _ = write!(label, "v{}", self.value_dim);
         }
@@ -200,12 +286,17 @@ impl Variant {
                 let _ = write!(label, "h{}", tile.heads_per_tile);
             }
         }
+        if let Kernel::Backward(_, Some(tile)) = self.kernel {
+            let _ = write!(label, ".r{}i{}t{}n{}", tile.rows(), tile.items(), tile.threads, tile.per_lane);
+            label.push_str(if tile.separate { "s" } else { "" });
+        }
         let flags = [
             (self.unpack_f16, ".unpack"),
             (self.softcap, ".softcap"),
             (self.packed, ".packed"),
             (self.lse, ".lse"),
             (self.a2, ".a2"),
+            (self.standard, ".standard"),
         ];
         label.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
         format!("{label}.{}", self.path.name())
@@ -213,11 +304,14 @@ impl Variant {
 
     /// The files that make up this kernel, after the header.
     fn files(&self) -> Vec<&'static str> {
-        let mut files = vec![match self.path {
-            Path::Naive => "forward_naive.wgsl",
-            Path::Portable | Path::Subgroup => "forward.wgsl",
-            Path::Matrix => "forward_matrix.wgsl",
-        }];
+        let mut files = match self.kernel {
+            Kernel::Forward => vec![match self.path {
+                Path::Naive => "forward_naive.wgsl",
+                Path::Portable | Path::Subgroup => "forward.wgsl",
+                Path::Matrix => "forward_matrix.wgsl",
+            }],
+            Kernel::BackwardRows | Kernel::Backward(..) => self.backward_files(),
+        };
         files.push("params.wgsl");
         files.push("online_softmax.wgsl");
         match (self.dtype, self.unpack_f16) {
@@ -233,12 +327,37 @@ impl Variant {
         });
         files.push(if self.packed { "sequence/packed.wgsl" } else { "sequence/even.wgsl" });
         files.push(if self.softcap { "score/softcap.wgsl" } else { "score/scaled.wgsl" });
-        files.push(if self.lse { "output/lse.wgsl" } else { "output/no_lse.wgsl" });
-        files.push(if self.a2 { "output/a2.wgsl" } else { "output/no_a2.wgsl" });
-        match self.path {
-            Path::Naive | Path::Matrix => {}
-            Path::Portable => files.push("exchange/workgroup.wgsl"),
-            Path::Subgroup => files.push("exchange/subgroup.wgsl"),
+        if self.kernel == Kernel::Forward {
+            files.push(if self.lse { "output/lse.wgsl" } else { "output/no_lse.wgsl" });
+            files.push(if self.a2 { "output/a2.wgsl" } else { "output/no_a2.wgsl" });
+        }
+        match (self.path, self.kernel) {
+            (Path::Naive | Path::Matrix, _) => {}
+            (Path::Portable, Kernel::Forward) => files.push("exchange/workgroup.wgsl"),
+            (Path::Subgroup, Kernel::Forward) => files.push("exchange/subgroup.wgsl"),
+            (Path::Portable, _) => files.push("exchange/parts_workgroup.wgsl"),
+            (Path::Subgroup, _) => files.push("exchange/parts_subgroup.wgsl"),
+        }
+        files
+    }
+
+    fn backward_files(&self) -> Vec<&'static str> {
+        let Kernel::Backward(sweep, tile) = self.kernel else {
+            let a2 = if self.a2 { "backward/saved_a2.wgsl" } else { "backward/no_a2.wgsl" };
+            return vec!["backward_rows.wgsl", "backward/terms.wgsl", a2];
+        };
+        let (naive, tiled, write) = match sweep {
+            Sweep::Dq => ("backward_dq_naive.wgsl", "backward_dq.wgsl", "backward/write_dq.wgsl"),
+            Sweep::Mean => ("backward_mean_naive.wgsl", "backward_mean.wgsl", "backward/write_mean.wgsl"),
+            Sweep::Dkv => ("backward_dkv_naive.wgsl", "backward_dkv.wgsl", "backward/write_dkv.wgsl"),
+        };
+        let mut files = vec![if tile.is_some() { tiled } else { naive }, write];
+        files.extend(["backward/terms.wgsl", "backward/inputs.wgsl"]);
+        if tile.is_some() {
+            files.push("backward/rows4.wgsl");
+            if sweep != Sweep::Dkv {
+                files.push("backward/key_tiles.wgsl");
+            }
         }
         files
     }
@@ -275,6 +394,24 @@ impl Variant {
             value_dim: self.value_dim,
         };
         let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim)];
+        if self.kernel != Kernel::Forward {
+            constants.push(("MEMBERS", if self.standard { 1 } else { 2 }));
+        }
+        if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
+            constants.extend([
+                ("THREADS", tile.threads),
+                ("LANES", tile.lanes),
+                ("PER_LANE", tile.per_lane),
+                ("PARTS", BackwardTile::parts(sweep)),
+                ("HEAD_PER_LANE", tile.quads_per_lane(self.head_dim)),
+                ("VALUE_PER_LANE", tile.quads_per_lane(self.value_dim)),
+                ("HEAD_STRIDE", tile.stride(self.head_dim)),
+                ("VALUE_STRIDE", tile.stride(self.value_dim)),
+                ("K_BASE", tile.k_base(&shape)),
+                ("SLOTS", tile.slots(sweep, &shape)),
+            ]);
+            return constants;
+        }
         match (self.tile, self.matrix) {
             (None, None) => constants.push(("THREADS", NAIVE_THREADS)),
             (_, Some(tile)) => constants.extend([
@@ -308,12 +445,37 @@ impl Variant {
     /// The bindings that this kernel uses, in the order of their numbers.
     pub fn bindings(&self) -> Vec<Binding> {
         use Binding::*;
-        let mut bindings = vec![Params, Q, K, V, Lam, Out];
+        let mut bindings = match self.kernel {
+            Kernel::Forward => vec![Params, Q, K, V, Lam, Out],
+            Kernel::BackwardRows => vec![Params, Lam, Out, Lse, Dout, Terms, Dlse],
+            Kernel::Backward(Sweep::Dq, _) => vec![Params, Q, K, V, Dout, Terms, Dq],
+            Kernel::Backward(Sweep::Mean, _) => vec![Params, Q, K, V, Dout, Terms, Dlam],
+            Kernel::Backward(Sweep::Dkv, _) => vec![Params, Q, K, V, Dout, Terms, Dk, Dv],
+        };
         bindings.extend(self.lse.then_some(Lse));
         bindings.extend(self.a2.then_some(A2));
+        bindings.extend((self.a2 && self.kernel == Kernel::BackwardRows).then_some(Dlam));
         bindings.extend(self.packed.then_some(Sequences));
+        bindings.sort();
         bindings
     }
+}
+
+/// The backward kernels of a problem.
+fn backward_variants(problem: &Problem, path: Path, caps: &Caps) -> Vec<Variant> {
+    let rows = Variant::backward(problem, Kernel::BackwardRows, path, caps);
+    let sweeps = [Sweep::Dq, Sweep::Mean, Sweep::Dkv].into_iter().filter_map(|sweep| {
+        let tile = match path {
+            Path::Naive => None,
+            _ => Some(backward_tile(problem, sweep, path, caps).ok()?.tile),
+        };
+        Some(Variant::backward(problem, Kernel::Backward(sweep, tile), path, caps))
+    });
+    let fused: Vec<_> = sweeps.chain([rows]).collect();
+    let comparable = fused.iter().filter(|variant| !matches!(variant.kernel, Kernel::Backward(Sweep::Mean, _)));
+    let comparable = comparable.filter(|_| path != Path::Naive && problem.shape.head_dim == 40);
+    let standard: Vec<_> = comparable.map(|variant| Variant { standard: true, a2: false, ..*variant }).collect();
+    [fused, standard].concat()
 }
 
 /// A problem for each storage type, mask, head size and combination of options that changes the text.

@@ -4,6 +4,9 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{DType, Problem, Shape};
 
+mod backward;
+pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
+
 /// The kernel family that runs a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

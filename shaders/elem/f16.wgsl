@@ -20,3 +20,7 @@ fn pack4(x: vec4<f32>) -> Elem4 {
     half |= (bits >> vec4<u32>(16u)) & vec4<u32>(0x8000u);
     return vec2<u32>(half.x | (half.y << 16u), half.z | (half.w << 16u));
 }
+
+fn unpack4(e: Elem4) -> vec4<f32> {
+    return unpack8(vec4<u32>(e, vec2<u32>(0u))).lo;
+}

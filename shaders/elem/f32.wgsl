@@ -13,3 +13,7 @@ fn unpack8(e: Elem8) -> F32x8 {
 fn pack4(x: vec4<f32>) -> Elem4 {
     return x;
 }
+
+fn unpack4(e: Elem4) -> vec4<f32> {
+    return e;
+}

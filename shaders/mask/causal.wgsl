@@ -11,3 +11,7 @@ fn keys_shared(first: i32, last: i32, kv_len: i32) -> vec2<i32> {
 fn sees(position: vec4<i32>, key: i32) -> vec4<bool> {
     return vec4<i32>(key) <= position;
 }
+
+fn positions_seeing(first: i32, last: i32) -> vec2<i32> {
+    return vec2<i32>(first, 1 << 29u);
+}

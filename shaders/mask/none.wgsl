@@ -14,3 +14,8 @@ fn keys_shared(first: i32, last: i32, kv_len: i32) -> vec2<i32> {
 fn sees(position: vec4<i32>, key: i32) -> vec4<bool> {
     return vec4<bool>(true);
 }
+
+// Positions [x, y) that see some of the keys first..=last; an open side lies beyond every position.
+fn positions_seeing(first: i32, last: i32) -> vec2<i32> {
+    return vec2<i32>(-(1 << 29u), 1 << 29u);
+}

@@ -12,3 +12,7 @@ fn sees(position: vec4<i32>, key: i32) -> vec4<bool> {
     let distance = vec4<i32>(key) - position;
     return (distance >= vec4<i32>(-params.left)) & (distance <= vec4<i32>(params.right));
 }
+
+fn positions_seeing(first: i32, last: i32) -> vec2<i32> {
+    return vec2<i32>(first - params.right, last + params.left + 1);
+}

@@ -12,3 +12,14 @@ fn tanh4(x: vec4<f32>) -> vec4<f32> {
 fn score4(qk: vec4<f32>) -> vec4<f32> {
     return (params.softcap * LOG2_E) * tanh4(qk * (params.scale / params.softcap));
 }
+
+// Derivative of the softcapped score by scale · q·k, both in one unit: 1 - tanh².
+fn slope4(score: vec4<f32>) -> vec4<f32> {
+    let tanh = score / (params.softcap * LOG2_E);
+    return 1.0 - tanh * tanh;
+}
+
+// Factor of q·k in natural logits.
+fn gradient_scale() -> f32 {
+    return params.scale;
+}

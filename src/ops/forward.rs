@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt as _;
-
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs};
 use crate::matrix::matrix_tile;
 use crate::ops::bind::{Bound, Use};
+use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
 use crate::problem::{Problem, Shape};
 use crate::readback::read_buffer;
@@ -159,34 +158,15 @@ impl ForwardPlan {
         let sizes = inputs.validate(&self.problem)?;
         let DiffAttention { device, queue, .. } = &self.attention;
         let dtype = self.problem.dtype;
-        let largest = device.limits().max_buffer_size;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let upload = |name: &'static str, contents: Vec<u8>| {
-            fits(name, contents.len() as u64, largest)?;
-            let usage = wgpu::BufferUsages::STORAGE;
-            let contents = if contents.is_empty() { vec![0; 32] } else { contents };
-            let label = Some(name);
-            Ok(device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label, contents: &contents, usage }))
-        };
-        let output = |name: &'static str, bytes: u64| {
-            fits(name, bytes, largest)?;
-            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-            let size = bytes.max(16);
-            Ok(device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(name),
-                size,
-                usage,
-                mapped_at_creation: false,
-            }))
-        };
         let options = &self.problem.options;
-        let q = upload("q", dtype.encode(inputs.q))?;
-        let k = upload("k", dtype.encode(inputs.k))?;
-        let v = upload("v", dtype.encode(inputs.v))?;
-        let lam = upload("lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
-        let out = output("out", sizes.out * dtype.size())?;
-        let lse = options.lse.then(|| output("lse", sizes.lse * 4)).transpose()?;
-        let a2 = options.a2.then(|| output("a2", sizes.out * dtype.size())).transpose()?;
+        let q = host::upload(device, "q", dtype.encode(inputs.q))?;
+        let k = host::upload(device, "k", dtype.encode(inputs.k))?;
+        let v = host::upload(device, "v", dtype.encode(inputs.v))?;
+        let lam = host::upload(device, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
+        let out = host::output(device, "out", sizes.out * dtype.size())?;
+        let lse = options.lse.then(|| host::output(device, "lse", sizes.lse * 4)).transpose()?;
+        let a2 = options.a2.then(|| host::output(device, "a2", sizes.out * dtype.size())).transpose()?;
         if scope.pop().await.is_some() {
             return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
         }
@@ -273,11 +253,4 @@ fn wanted<'a>(name: &'static str, on: bool, slice: Option<TensorSlice<'a>>) -> R
         }),
         (_, slice) => Ok(slice),
     }
-}
-
-fn fits(name: &'static str, needed: u64, available: u64) -> Result<()> {
-    if needed > available {
-        return Err(Error::Limit { name: "max_buffer_size", what: format!("`{name}`"), needed, available });
-    }
-    Ok(())
 }

@@ -51,6 +51,17 @@ pub(crate) struct Tiling {
     pub tiles_per_workgroup: u32,
 }
 
+/// What only kernels of the backward pass are told.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gradient {
+    /// Results are added to what is there.
+    pub accumulate: bool,
+    /// `dlse` is bound; otherwise another tensor stands in its place.
+    pub has_dlse: bool,
+    /// Results have one row for each key and are sums over the queries.
+    pub by_key: bool,
+}
+
 /// One kernel bound to its buffers: a pipeline and its dispatches. Encoding creates nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
@@ -73,8 +84,8 @@ pub(crate) struct Launcher<'a> {
     pub tiling: &'a dyn Fn(&Piece) -> Tiling,
 }
 
-/// Bytes between two uniform blocks: a multiple of WebGPU's largest offset alignment, enough for one block.
-const PARAMS_STRIDE: u64 = 256;
+/// Bytes between two uniform blocks: a multiple of WebGPU's largest offset alignment (256), enough for one block.
+const PARAMS_STRIDE: u64 = 512;
 const _: () = assert!(size_of::<Params>() as u64 <= PARAMS_STRIDE);
 
 impl Launcher<'_> {
@@ -83,10 +94,20 @@ impl Launcher<'_> {
     /// # Errors
     /// [`crate::Error::Slice`] for aliased buffers, [`crate::Error::Limit`] for what cannot be split.
     pub(crate) fn launch(&self, pipeline: &Arc<wgpu::ComputePipeline>, operands: &[Operand<'_>]) -> Result<Launch> {
+        self.launch_gradient(pipeline, operands, Gradient::default())
+    }
+
+    /// [`Launcher::launch`] for a kernel of the backward pass.
+    pub(crate) fn launch_gradient(
+        &self,
+        pipeline: &Arc<wgpu::ComputePipeline>,
+        operands: &[Operand<'_>],
+        gradient: Gradient,
+    ) -> Result<Launch> {
         let caps = self.attention.caps();
         bind::check_aliasing(&operands.iter().map(|operand| operand.bound).collect::<Vec<_>>(), caps)?;
-        let pieces = self.pieces(operands, caps)?;
-        let params = self.params_buffer(operands, &pieces, caps);
+        let pieces = self.pieces(operands, gradient, caps)?;
+        let params = self.params_buffer(operands, &pieces, gradient, caps);
         let sequences = self.problem.packed.is_some().then(|| self.sequences_buffer(&pieces, caps));
 
         let layout = pipeline.get_bind_group_layout(0);
@@ -111,8 +132,9 @@ impl Launcher<'_> {
         })
     }
 
-    fn pieces(&self, operands: &[Operand<'_>], caps: &Caps) -> Result<Vec<Piece>> {
-        if self.problem.shape.q_len == 0 {
+    fn pieces(&self, operands: &[Operand<'_>], gradient: Gradient, caps: &Caps) -> Result<Vec<Piece>> {
+        let rows = if gradient.by_key { self.problem.shape.kv_len } else { self.problem.shape.q_len };
+        if rows == 0 {
             return Ok(Vec::new()); // a packed batch of empty sequences
         }
         let mut tensors = Tensors::default();
@@ -143,10 +165,19 @@ impl Launcher<'_> {
         self.tiles(piece).div_ceil((self.tiling)(piece).tiles_per_workgroup.into())
     }
 
-    fn params_buffer(&self, operands: &[Operand<'_>], pieces: &[Piece], caps: &Caps) -> wgpu::Buffer {
+    fn params_buffer(
+        &self,
+        operands: &[Operand<'_>],
+        pieces: &[Piece],
+        gradient: Gradient,
+        caps: &Caps,
+    ) -> wgpu::Buffer {
         let mut blocks = vec![0u8; pieces.len().max(1) * PARAMS_STRIDE as usize];
         for (piece, block) in pieces.iter().zip(blocks.chunks_mut(PARAMS_STRIDE as usize)) {
-            let params = self.params(operands, piece, caps);
+            let mut params = self.params(operands, piece, caps);
+            params.has_dlse = gradient.has_dlse.into();
+            // Sums over queries are continued by the pieces after the first.
+            params.accumulate = (gradient.accumulate || (gradient.by_key && piece.queries.start > 0)).into();
             block[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&params));
         }
         self.buffer("diffattn.params", &blocks, wgpu::BufferUsages::UNIFORM)
@@ -206,6 +237,13 @@ impl Launcher<'_> {
                 Binding::Out => params.out = view,
                 Binding::Lse => params.lse = view,
                 Binding::A2 => params.a2 = view,
+                Binding::Dout => params.dout = view,
+                Binding::Dlse => params.dlse = view,
+                Binding::Dq => params.dq = view,
+                Binding::Dk => params.dk = view,
+                Binding::Dv => params.dv = view,
+                Binding::Dlam => params.dlam = view,
+                Binding::Terms => params.terms = view,
                 Binding::Params | Binding::Sequences => {}
             }
         }

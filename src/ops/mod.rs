@@ -1,5 +1,7 @@
 //! One plan type per operation: validate → tile → variant → pipeline, then bind once and encode often.
 
+pub(crate) mod backward;
 pub(crate) mod bind;
 pub(crate) mod forward;
+pub(crate) mod host;
 pub(crate) mod launch;

@@ -38,6 +38,13 @@ impl Gpu {
     }
 }
 
+/// The paths that have a backward pass on a device.
+pub fn backward_paths(attention: &DiffAttention) -> Vec<Path> {
+    let mut paths = paths(attention, DType::F32);
+    paths.retain(|&path| path != Path::Matrix);
+    paths
+}
+
 /// The paths that a device can run in a storage type.
 pub fn paths(attention: &DiffAttention, dtype: DType) -> Vec<Path> {
     let caps = attention.caps();

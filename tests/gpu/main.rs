@@ -1,5 +1,7 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
+mod backward;
+mod backward_run;
 mod device;
 mod errors;
 mod golden;
@@ -51,6 +53,7 @@ fn cases() -> Vec<Case> {
     cases.extend(placement::cases());
     cases.extend(limits::cases());
     cases.extend(errors::cases());
+    cases.extend(backward::cases());
     cases
 }
 

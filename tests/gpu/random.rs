@@ -10,7 +10,8 @@ use fastrand::Rng;
 use libtest_mimic::Failed;
 
 /// (q_len, kv_len) that leave a tail in every tile.
-const LENGTHS: [(u32, u32); 8] = [(1, 1), (1, 515), (19, 77), (113, 203), (128, 217), (239, 1), (799, 3), (130, 131)];
+pub const LENGTHS: [(u32, u32); 8] =
+    [(1, 1), (1, 515), (19, 77), (113, 203), (128, 217), (239, 1), (799, 3), (130, 131)];
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -27,7 +28,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn options(rng: &mut Rng, kv_len: u32) -> Options {
+pub fn options(rng: &mut Rng, kv_len: u32) -> Options {
     let mut options = Options::default();
     let side = |rng: &mut Rng| rng.bool().then(|| rng.u32(0..=kv_len));
     match rng.u32(0..4) {
@@ -42,7 +43,7 @@ fn options(rng: &mut Rng, kv_len: u32) -> Options {
     options
 }
 
-fn shape(rng: &mut Rng, q_len: u32, kv_len: u32) -> Shape {
+pub fn shape(rng: &mut Rng, q_len: u32, kv_len: u32) -> Shape {
     let kv_heads = rng.u32(1..=2);
     let heads = kv_heads * rng.u32(1..=3);
     let (head_dim, value_dim) = (8 * rng.u32(1..=10), 8 * rng.u32(1..=10));
@@ -68,19 +69,23 @@ fn random(gpu: &Gpu, dtype: DType, q_len: u32, kv_len: u32) -> Result<(), Failed
 
 fn packed(gpu: &Gpu, dtype: DType) -> Result<(), Failed> {
     let rng = &mut support::rng();
+    let problem = packed_problem(rng, dtype)?;
+    everywhere(gpu, &problem, &Tensors::random(&problem, rng))
+}
+
+/// Sequences of different lengths, some of them empty.
+pub fn packed_problem(rng: &mut Rng, dtype: DType) -> Result<Problem, Failed> {
     let lengths = |rng: &mut Rng| {
         let mut ends = vec![0];
         for _ in 0..4 {
             let last = ends[ends.len() - 1];
-            // An empty sequence among them.
             ends.push(last + rng.u32(0..=1) * rng.u32(1..=90));
         }
         ends.push(ends[ends.len() - 1] + 33);
         ends
     };
     let (cu_seqlens_q, cu_seqlens_k) = (lengths(rng), lengths(rng));
-    let problem = Problem::packed(shape(rng, 1, 1), dtype, options(rng, 60), Packed { cu_seqlens_q, cu_seqlens_k })?;
-    everywhere(gpu, &problem, &Tensors::random(&problem, rng))
+    Ok(Problem::packed(shape(rng, 1, 1), dtype, options(rng, 60), Packed { cu_seqlens_q, cu_seqlens_k })?)
 }
 
 /// λ at ±40, identical halves with a gate near 1, logits in the hundreds, all at once and with empty rows.

@@ -24,14 +24,21 @@ impl Placement {
 /// What fills the fences: a value that no kernel writes, and that spoils whatever it is read into.
 const CANARY: f32 = -7.0e4;
 
-struct Placed {
+/// A tensor between two fences.
+pub struct Placed {
     buffer: wgpu::Buffer,
     fence: usize,
     dtype: DType,
 }
 
 impl Placed {
-    fn new(attention: &(wgpu::Device, wgpu::Queue), name: &str, values: &[f32], fence: usize, dtype: DType) -> Self {
+    pub fn new(
+        attention: &(wgpu::Device, wgpu::Queue),
+        name: &str,
+        values: &[f32],
+        fence: usize,
+        dtype: DType,
+    ) -> Self {
         let canaries = vec![CANARY; fence];
         let all = [&canaries, values, &canaries].concat();
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
@@ -39,12 +46,12 @@ impl Placed {
         Placed { buffer: attention.0.create_buffer_init(&descriptor), fence, dtype }
     }
 
-    fn slice(&self, layout: Layout) -> TensorSlice<'_> {
+    pub fn slice(&self, layout: Layout) -> TensorSlice<'_> {
         TensorSlice::new(&self.buffer).at(self.fence as u64 * self.dtype.size()).layout(layout)
     }
 
     /// The tensor, after checking that its fences still stand.
-    fn read(&self, gpu: &(wgpu::Device, wgpu::Queue)) -> Result<Vec<f32>, Failed> {
+    pub fn read(&self, gpu: &(wgpu::Device, wgpu::Queue)) -> Result<Vec<f32>, Failed> {
         let bytes = pollster::block_on(read_buffer(&gpu.0, &gpu.1, &self.buffer))?;
         let all = self.dtype.decode(&bytes);
         let (before, rest) = all.split_at(self.fence);
@@ -106,7 +113,7 @@ pub fn run(
 }
 
 /// Swaps the second and third of four axes.
-fn transpose(values: &[f32], [a, b, c, d]: [u32; 4]) -> Vec<f32> {
+pub fn transpose(values: &[f32], [a, b, c, d]: [u32; 4]) -> Vec<f32> {
     let [a, b, c, d] = [a, b, c, d].map(|extent| extent as usize);
     let mut result = Vec::with_capacity(values.len());
     for i in 0..a {

@@ -1,0 +1,229 @@
+//! The backward operation: plan → bind → encode.
+
+mod bind;
+mod run;
+
+use std::sync::Arc;
+
+use crate::attention::{DiffAttention, PlanOptions};
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::ops::launch::{Launch, Tiling};
+use crate::problem::{Problem, Shape};
+use crate::shader::{Kernel, Variant};
+use crate::slice::TensorSlice;
+use crate::split::Piece;
+use crate::tile::{self, BackwardTile, NAIVE_THREADS, Path, Sweep};
+
+/// The buffers of a backward pass; shapes are those of [`crate::Shape`].
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardBuffers<'a> {
+    /// batch × q_len × 2·heads × head_dim, storage type; read.
+    pub q: TensorSlice<'a>,
+    /// batch × kv_len × kv_heads × head_dim, storage type; read.
+    pub k: TensorSlice<'a>,
+    /// batch × kv_len × kv_heads × value_dim, storage type; read.
+    pub v: TensorSlice<'a>,
+    /// batch × q_len × heads, f32, before the sigmoid; read.
+    pub lam: TensorSlice<'a>,
+    /// The forward's output: batch × q_len × heads × value_dim, storage type; read.
+    pub out: TensorSlice<'a>,
+    /// The forward's log-sum-exp: batch × 2·heads × q_len, f32, natural logarithm; read.
+    pub lse: TensorSlice<'a>,
+    /// The forward's subtracted member: batch × q_len × heads × value_dim, storage type; read. Given exactly when
+    /// [`crate::Options::a2`] is set.
+    pub a2: Option<TensorSlice<'a>>,
+    /// Gradient of the loss by `out`, shaped as it, storage type; read.
+    pub dout: TensorSlice<'a>,
+    /// Gradient of the loss by `lse`, shaped as it, f32, where the loss reads it; read.
+    pub dlse: Option<TensorSlice<'a>>,
+    /// Gradient by q, shaped as it, storage type; written.
+    pub dq: TensorSlice<'a>,
+    /// Gradient by k, shaped as it, storage type; written.
+    pub dk: TensorSlice<'a>,
+    /// Gradient by v, shaped as it, storage type; written.
+    pub dv: TensorSlice<'a>,
+    /// Gradient by λ, shaped as it, f32; written.
+    pub dlam: TensorSlice<'a>,
+    /// Add to what dq, dk, dv and dlam hold, instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A backward pass that is validated, tiled and compiled. Bind it to buffers, then encode it as often as needed.
+///
+/// Three steps, each of them one kernel: row terms with dλ; dQ; dK with dV. There are no atomics, so that one device
+/// gives the same bits on every run.
+#[derive(Debug, Clone)]
+pub struct BackwardPlan {
+    attention: DiffAttention,
+    problem: Problem,
+    options: PlanOptions,
+    path: Path,
+    reason: String,
+    rows: Step,
+    /// Recomputes what a₂ would have given; only where the forward saves none.
+    mean: Option<Step>,
+    dq: Step,
+    dkv: Step,
+}
+
+/// A compiled kernel.
+#[derive(Debug, Clone)]
+struct Step {
+    variant: Variant,
+    pipeline: Arc<wgpu::ComputePipeline>,
+}
+
+/// A backward pass bound to buffers. Encoding allocates, creates and submits nothing.
+#[derive(Debug, Clone)]
+pub struct BackwardPass {
+    launches: Vec<Launch>,
+    terms_bytes: u64,
+}
+
+impl BackwardPlan {
+    pub(crate) async fn new(
+        attention: &DiffAttention,
+        problem: &Problem,
+        options: PlanOptions,
+        standard: bool,
+    ) -> Result<Self> {
+        problem.validate()?;
+        let caps = attention.caps();
+        let (path, reason) = choose(problem, options, caps)?;
+        let sweep = |sweep| {
+            let tile = match path {
+                Path::Naive | Path::Matrix => None,
+                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
+            };
+            Ok(Kernel::Backward(sweep, tile))
+        };
+        let step = async |kernel| {
+            let variant = Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
+            let pipeline = attention.pipelines.get(&attention.device, (variant, options.runtime_checks)).await?;
+            Ok(Step { variant, pipeline })
+        };
+        Ok(BackwardPlan {
+            rows: step(Kernel::BackwardRows).await?,
+            mean: if problem.options.a2 || standard { None } else { Some(step(sweep(Sweep::Mean)?).await?) },
+            dq: step(sweep(Sweep::Dq)?).await?,
+            dkv: step(sweep(Sweep::Dkv)?).await?,
+            attention: attention.clone(),
+            problem: problem.clone(),
+            options,
+            path,
+            reason,
+        })
+    }
+
+    /// The problem that was planned.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// The kernel family that was chosen.
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// The tiles of the sweeps, in the order of [`BackwardPlan::labels`]; none on the naive path.
+    pub fn tiles(&self) -> Vec<BackwardTile> {
+        let tile = |step: &Step| match step.variant.kernel {
+            Kernel::Backward(_, tile) => tile,
+            Kernel::Forward | Kernel::BackwardRows => None,
+        };
+        self.steps().filter_map(tile).collect()
+    }
+
+    /// The kernels' names, in the order in which they run, as in errors, dumps and benchmark rows.
+    pub fn labels(&self) -> Vec<String> {
+        self.steps().map(|step| step.variant.label()).collect()
+    }
+
+    /// Why this path was chosen, in one clause.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        [Some(&self.rows), self.mean.as_ref(), Some(&self.dq), Some(&self.dkv)].into_iter().flatten()
+    }
+}
+
+impl BackwardPass {
+    /// Records the dispatches. Creates, allocates and submits nothing.
+    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for launch in &self.launches {
+            launch.encode(pass);
+        }
+    }
+
+    /// Dispatches that [`BackwardPass::encode`] records: one for each kernel, more where a device limit made it split.
+    pub fn dispatches(&self) -> usize {
+        self.launches.iter().map(Launch::dispatches).sum()
+    }
+
+    /// Bytes of device memory held beside the caller's buffers: 32 for each output head of each token, and parameters.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.terms_bytes + self.launches.iter().map(Launch::scratch_bytes).sum::<u64>()
+    }
+}
+
+/// How a sweep cuts a piece into tiles.
+fn tiling(problem: &Problem, sweep: Sweep, tile: Option<BackwardTile>, piece: &Piece) -> Tiling {
+    let (queries, group) = (piece.queries.len() as u64, u64::from(problem.shape.group()));
+    let keys = u64::from(problem.shape.kv_len);
+    match (tile, sweep) {
+        // One query and output head, or one key, for each invocation.
+        (None, Sweep::Dq | Sweep::Mean) => {
+            Tiling { head_tiles: group, q_tiles: queries, tiles_per_workgroup: NAIVE_THREADS }
+        }
+        (None, Sweep::Dkv) => Tiling { head_tiles: 1, q_tiles: keys, tiles_per_workgroup: NAIVE_THREADS },
+        (Some(tile), Sweep::Dq | Sweep::Mean) => {
+            let q_tiles = (queries * group).div_ceil(tile.rows().into());
+            Tiling { head_tiles: 1, q_tiles, tiles_per_workgroup: 1 }
+        }
+        (Some(tile), Sweep::Dkv) => {
+            Tiling { head_tiles: 1, q_tiles: keys.div_ceil(tile.rows().into()), tiles_per_workgroup: 1 }
+        }
+    }
+}
+
+/// The tile asked for, or the cheapest.
+fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, caps: &Caps) -> Result<BackwardTile> {
+    let tile = match (options.backward_tiles, sweep) {
+        (Some([dq, _]), Sweep::Dq) => dq,
+        (Some([_, dkv]), Sweep::Dkv) => dkv,
+        (_, Sweep::Mean) | (None, _) => return Ok(tile::backward_tile(problem, sweep, path, caps)?.tile),
+    };
+    tile.validate(sweep, &problem.shape, path, caps)?;
+    Ok(tile)
+}
+
+/// Path, and why.
+fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, String)> {
+    if options.path == Some(Path::Matrix) {
+        let hint = "choose another path, or let the planner".into();
+        return Err(Error::Unsupported { what: "the backward pass on matrix units".into(), hint });
+    }
+    if let Some(path) = options.path {
+        return Ok((path, "asked for".into()));
+    }
+    let cost = |path| {
+        let dq = tile::backward_tile(problem, Sweep::Dq, path, caps)?.cost;
+        let dkv = tile::backward_tile(problem, Sweep::Dkv, path, caps)?.cost;
+        // They are for each key and for each pair.
+        let Shape { q_len, kv_len, .. } = problem.shape;
+        Ok::<_, Error>(dq * f64::from(kv_len) + dkv * f64::from(q_len) * f64::from(problem.shape.group()))
+    };
+    if caps.subgroups.is_none() {
+        return Ok((Path::Portable, "the device has no subgroup operations enabled".into()));
+    }
+    let (portable, subgroup) = (cost(Path::Portable)?, cost(Path::Subgroup)?);
+    let (path, other, ratio) = if subgroup < portable {
+        (Path::Subgroup, Path::Portable, subgroup / portable)
+    } else {
+        (Path::Portable, Path::Subgroup, portable / subgroup)
+    };
+    Ok((path, format!("estimated at {:.0} % of the {} path's work", 100.0 * ratio, other.name())))
+}
