@@ -5,8 +5,8 @@ use crate::problem::{DType, Problem, Shape};
 
 /// Inputs in host memory: contiguous, batch-sequence-head order (tokens-head when packed), widened to f32.
 ///
-/// Shapes are those of [`Shape`]. Values are expected to be representable in the problem's storage type; engines that
-/// store them in it round to nearest.
+/// Shapes are those of [`Shape`]. Values are to be finite; engines round them to the problem's storage type, to nearest.
+/// The [`reference`](mod@crate::reference) takes them as they are given: a judge should see what the engine sees.
 #[derive(Debug, Clone, Copy)]
 pub struct HostInputs<'a> {
     /// batch × q_len × 2·heads × head_dim.

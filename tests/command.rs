@@ -1,7 +1,7 @@
 //! The `diffattn` command as its users meet it: exit status, what it prints, the files it leaves.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -161,6 +161,30 @@ fn a_wrong_tensor_fails_the_comparison() {
             assert!(row.starts_with(name), "{name} {wrong}: {row}");
         }
     }
+}
+
+/// As in `diffattn attend … --compare | head -1`: nobody reads on, and the exit status still tells.
+#[test]
+fn a_reader_who_leaves_does_not_change_the_verdict() {
+    for (window, status) in [("31,0", 0), ("30,0", 1)] {
+        let run = Run::new(&fixture("op_window.safetensors"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diffattn"));
+        let (input, output) = (run.input(), run.output());
+        command.args(["attend", text(&input), "-o", text(&output), "--engine", "cpu", "--compare", "--window", window]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the command starts");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(status), "--window {window}");
+        assert!(run.output().exists());
+    }
+}
+
+/// Nothing passes where the scores are so large that no bound can tell right from wrong.
+#[test]
+fn what_cannot_be_judged_fails() {
+    let run = Run::new(&fixture("op_window.safetensors"));
+    let done = run.attend(&["--scale", "1e28", "--compare"]);
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.error().contains("cannot be judged") && done.stdout.contains("cannot tell"), "{done:?}");
 }
 
 #[test]

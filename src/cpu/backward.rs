@@ -7,6 +7,7 @@ use super::deal::deal;
 use super::forward::{Context, Scratch, attend, round, sigmoid};
 use super::product::{Into, Matrix, multiply};
 use super::rows::Member;
+use super::stored::{Stored, rounded};
 use super::tiles::{Tile, steps};
 use super::{queue, rows};
 use crate::{Error, HostGradInputs, HostGradients, HostInputs, Problem, Result};
@@ -60,7 +61,10 @@ pub fn backward(problem: &Problem, inputs: &HostInputs, grads: &HostGradInputs) 
             return Err(Error::Shape { tensor, expected, actual: format!("{} elements", slice.len()) });
         }
     }
-    let context = Context::new(problem, inputs);
+    let stored = Stored::new(problem, inputs);
+    let context = Context::new(problem, &stored.inputs());
+    let dout = rounded(problem.dtype, grads.dout);
+    let grads = &HostGradInputs { dout: &dout, dlse: grads.dlse };
     let tiles = Tile::all(problem);
     let tensor = |size: u64| vec![0.0; size as usize];
     let (mut dq, mut dlam, mut dk, mut dv) = (tensor(sizes.q), tensor(sizes.lam), tensor(sizes.k), tensor(sizes.v));

@@ -2,6 +2,7 @@
 
 use super::deal::deal;
 use super::product::{Into, Matrix, multiply};
+use super::stored::Stored;
 use super::tiles::{Tile, steps};
 use super::{queue, rows};
 use crate::{DType, HostInputs, HostOutputs, Problem, Result};
@@ -171,13 +172,17 @@ struct Task<'a> {
 ///
 /// Inputs and outputs have the shapes of [`HostInputs`] and [`HostOutputs`]; `lse` and `a2` are there when the options
 /// ask for them. A query that sees no key gets out 0 and lse −∞. `out` and `a2` are rounded to the problem's storage
-/// type. NaN and infinite inputs give NaN where they are seen.
+/// type.
+///
+/// Inputs are to be finite. NaN and infinities give NaN where they are seen, and may also where they are masked: a
+/// weight of zero times NaN is NaN, and keys are met in tiles.
 ///
 /// # Errors
 /// Those of [`HostInputs::validate`].
 pub fn forward(problem: &Problem, inputs: &HostInputs) -> Result<HostOutputs> {
     let sizes = inputs.validate(problem)?;
-    let context = Context::new(problem, inputs);
+    let stored = Stored::new(problem, inputs);
+    let context = Context::new(problem, &stored.inputs());
     let (options, value_dim) = (&problem.options, context.value_dim);
     let q_extent = problem.extents().1 as usize;
     // A tensor that is not asked for is empty and dealt in no pieces.

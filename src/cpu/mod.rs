@@ -8,8 +8,8 @@
 //! `wasm32-unknown-unknown` that is one. Every tile is computed by one thread in a fixed order, so that results do not
 //! depend on the number of threads and are the same bits on every run on one processor.
 //!
-//! Storage types: values are taken as they are given and accumulated in f32; results are rounded to the problem's
-//! [`DType`](crate::DType).
+//! Storage types: inputs are rounded to the problem's [`DType`](crate::DType), as they are when they are stored on a
+//! device, and so are results; sums are kept in f32.
 
 mod backward;
 mod deal;
@@ -18,6 +18,7 @@ mod forward;
 mod product;
 mod queue;
 mod rows;
+mod stored;
 mod tiles;
 
 pub use backward::backward;

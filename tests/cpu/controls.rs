@@ -1,6 +1,6 @@
 //! Negative controls: the judge must reject the plain computation of a slightly different problem.
 
-use crate::support::{Tensors, rng};
+use crate::support::{Golden, Tensors, rng};
 use crate::{options, problem};
 use diffattn::reference::{Judge, Verdict, yardstick};
 use diffattn::{DType, HostGradients, HostOutputs, Options, Problem};
@@ -187,6 +187,55 @@ fn values_that_are_not_numbers() {
             assert!(!judge.gradients(&gradients).unwrap()[tensor].passed);
         }
     }
+}
+
+/// Numbers that are large, but exact, loosen no bound: zeros are wrong beside any gate.
+#[test]
+fn zeros_beside_a_huge_gate() {
+    everywhere(
+        |options| options.causal = true,
+        |problem, tensors| {
+            for lam in [1e9, -1e9] {
+                let mut tensors = tensors.clone();
+                tensors.lam[0] = lam;
+                let zeros = HostOutputs { out: vec![0.0; tensors.dout.len()], ..Default::default() };
+                let verdicts = Judge::forward(problem, &tensors.inputs()).unwrap().outputs(&zeros).unwrap();
+                assert!(!verdicts[0].passed && verdicts[0].can_tell(), "{verdicts:?}");
+            }
+        },
+    );
+}
+
+/// Scores of hundreds are off by their rounding in f32, which is 20 times less than this.
+#[test]
+fn small_errors_beside_large_scores() {
+    let golden =
+        Golden::all(DType::F32).into_iter().find(|golden| golden.name == "large_logits").expect("large_logits");
+    let judge = Judge::forward(&golden.problem, &golden.inputs()).unwrap();
+    let mut outputs = yardstick::forward(&golden.problem, &golden.inputs()).unwrap();
+    let passed = |outputs: &HostOutputs| {
+        judge.outputs(outputs).unwrap().iter().map(|verdict| verdict.passed).collect::<Vec<_>>()
+    };
+    assert_eq!(passed(&outputs), [true; 3]);
+    outputs.out.iter_mut().for_each(|out| *out *= 1.0 + 1e-4);
+    outputs.lse.iter_mut().flatten().for_each(|lse| *lse *= 1.0 + 1e-4);
+    outputs.a2.iter_mut().flatten().for_each(|a2| *a2 *= 1.0 + 1e-4);
+    assert_eq!(passed(&outputs), [false; 3], "{:?}", judge.outputs(&outputs));
+    println!("{:?}", judge.outputs(&outputs));
+}
+
+/// Scores that f32 cannot tell apart make no result right.
+#[test]
+fn scores_that_drown_in_their_rounding() {
+    let problem = problem(DType::F32, [9, 5, 2, 1, 8], options(|options| options.scale = Some(1e28)));
+    let tensors = Tensors::random(&problem, &mut rng());
+    let outputs = yardstick::forward(&problem, &tensors.inputs()).unwrap();
+    let verdicts = Judge::forward(&problem, &tensors.inputs()).unwrap().outputs(&outputs).unwrap();
+    assert!(!verdicts[0].can_tell() && !verdicts[0].passed, "{verdicts:?}");
+    let gradients = yardstick::backward(&problem, &tensors.inputs(), &tensors.grads()).unwrap();
+    let verdicts = Judge::backward(&problem, &tensors.inputs(), &tensors.grads()).unwrap();
+    let verdicts = verdicts.gradients(&gradients).unwrap();
+    assert!(verdicts.iter().all(|verdict| !verdict.can_tell() && !verdict.passed), "{verdicts:?}");
 }
 
 #[test]

@@ -136,6 +136,26 @@ fn extreme_values() {
     }
 }
 
+/// Values that the storage type cannot hold are rounded to it first, as on a device.
+#[test]
+fn inputs_are_stored_before_they_are_used() {
+    let mut rng = rng();
+    let shape = Shape { batch: 1, q_len: 20, kv_len: 20, heads: 2, kv_heads: 1, head_dim: 16, value_dim: 24 };
+    let exact = Tensors::random(&Problem::new(shape, DType::F32, Options::default()), &mut rng);
+    for dtype in [DType::F16, DType::Bf16] {
+        let problem = Problem::new(shape, dtype, Options::default());
+        let mut stored = exact.clone();
+        for tensor in [&mut stored.q, &mut stored.k, &mut stored.v, &mut stored.dout] {
+            tensor.iter_mut().for_each(|value| *value = dtype.round(*value));
+        }
+        assert_ne!(stored.q, exact.q);
+        let forward = |tensors: &Tensors| cpu::forward(&problem, &tensors.inputs()).unwrap();
+        assert_eq!(forward(&exact), forward(&stored));
+        let backward = |tensors: &Tensors| cpu::backward(&problem, &tensors.inputs(), &tensors.grads()).unwrap();
+        assert_eq!(backward(&exact), backward(&stored));
+    }
+}
+
 #[test]
 fn queries_that_see_no_key() {
     let mut rng = rng();

@@ -145,6 +145,7 @@ pub enum PathArg {
     Naive,
     Portable,
     Subgroup,
+    Matrix,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -172,6 +173,7 @@ impl PathArg {
             PathArg::Naive => Some(Path::Naive),
             PathArg::Portable => Some(Path::Portable),
             PathArg::Subgroup => Some(Path::Subgroup),
+            PathArg::Matrix => Some(Path::Matrix),
         }
     }
 }

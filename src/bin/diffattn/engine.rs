@@ -18,7 +18,7 @@ pub enum Engine {
 /// A result, and how it came about.
 pub struct Run<T> {
     pub result: T,
-    /// The kernel that ran on the GPU.
+    /// The kernels that ran on the GPU.
     pub kernel: Option<Kernel>,
     /// From host memory to host memory, without planning and compiling.
     pub time: Duration,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use diffattn::{
     DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, PlanOptions, Problem, wgpu,
 };
@@ -16,11 +16,13 @@ pub struct Gpu {
     attention: DiffAttention,
 }
 
-/// The kernel that ran, in words.
+/// The kernels that ran, in words.
 pub struct Kernel {
-    pub label: String,
+    /// In the order in which they ran.
+    pub labels: Vec<String>,
     pub path: String,
-    pub tile: String,
+    /// Where it is not all in the label.
+    pub tile: Option<String>,
     /// Planning and compiling.
     pub time: Duration,
 }
@@ -28,7 +30,7 @@ pub struct Kernel {
 impl Gpu {
     pub fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         let (device, queue) = pollster::block_on(diffattn::request_device(adapter))?;
-        Ok(Gpu { name: adapter.get_info().name, attention: DiffAttention::new(&device, &queue) })
+        Ok(Gpu { name: adapter.get_info().name, attention: DiffAttention::with_adapter(adapter, &device, &queue) })
     }
 
     pub fn attention(&self) -> &DiffAttention {
@@ -41,9 +43,9 @@ impl Gpu {
         let start = Instant::now();
         let plan = self.attention.plan_forward_blocking(problem, options)?;
         let kernel = Kernel {
-            label: plan.label(),
+            labels: vec![plan.label()],
             path: format!("{} ({})", plan.path().name(), plan.reason()),
-            tile: plan.tile().map_or("none".into(), |tile| report::tile(&tile, &problem.shape, plan.path())),
+            tile: plan.tile().map(|tile| report::tile(&tile, &problem.shape, plan.path())),
             time: start.elapsed(),
         };
         let start = Instant::now();
@@ -53,12 +55,24 @@ impl Gpu {
 
     pub fn backward(
         &self,
-        _problem: &Problem,
-        _inputs: &HostInputs,
-        _grads: &HostGradInputs,
-        _path: Option<Path>,
+        problem: &Problem,
+        inputs: &HostInputs,
+        grads: &HostGradInputs,
+        path: Option<Path>,
     ) -> Result<Run<HostGradients>> {
-        bail!("gradients are computed by the CPU engine only, so far; use --engine cpu")
+        let mut options = PlanOptions::default();
+        options.path = path;
+        let start = Instant::now();
+        let plan = self.attention.plan_backward_blocking(problem, options)?;
+        let kernel = Kernel {
+            labels: plan.labels(),
+            path: format!("{} ({})", plan.path().name(), plan.reason()),
+            tile: None,
+            time: start.elapsed(),
+        };
+        let start = Instant::now();
+        let result = pollster::block_on(plan.run(inputs, grads))?;
+        Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
     }
 }
 

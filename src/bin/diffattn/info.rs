@@ -55,7 +55,11 @@ fn common() -> impl Iterator<Item = Problem> {
 
 /// The best path that the device can run.
 fn tier(caps: &Caps) -> Path {
-    if caps.subgroups.is_some() { Path::Subgroup } else { Path::Portable }
+    match (caps.matrix, caps.subgroups) {
+        (Some(_), _) => Path::Matrix,
+        (None, Some(_)) => Path::Subgroup,
+        (None, None) => Path::Portable,
+    }
 }
 
 fn print(out: &mut impl Write, index: usize, adapter: &wgpu::Adapter) -> Result<()> {

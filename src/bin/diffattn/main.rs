@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
     device::quiet_driver();
     let cli = Cli::parse_and_check();
-    let mut stdout = io::stdout().lock();
+    let mut stdout = Listener(io::stdout().lock());
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
@@ -32,7 +32,6 @@ fn main() -> ExitCode {
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
@@ -40,9 +39,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the reader of our output has gone away (`diffattn info | head -1`), which is its right.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+/// Who reads our output. They may go away (`diffattn check | head -1`): the work and its verdict go on without them.
+struct Listener<W>(W);
+
+impl<W: Write> Write for Listener<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_gone(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_gone(self.0.flush(), ())
+    }
+}
+
+fn unless_gone<T>(done: io::Result<T>, instead: T) -> io::Result<T> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(instead),
+        done => done,
+    }
 }
 
 /// One line on stderr; unlike `eprintln!` it does not panic when nobody listens.

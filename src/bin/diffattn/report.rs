@@ -25,7 +25,11 @@ pub fn table(columns: &[&str], numbers: &[&str]) -> Table {
 
 /// `error`, `bound` and `result` cells of a verdict.
 pub fn cells(verdict: &Verdict) -> [String; 3] {
-    let result = if verdict.passed { "pass" } else { "FAIL" };
+    let result = match verdict.passed {
+        true => "pass",
+        false if verdict.can_tell() => "FAIL",
+        false => "FAIL (cannot tell)",
+    };
     [format!("{:.1e}", verdict.error), format!("{:.1e}", verdict.bound), result.into()]
 }
 
