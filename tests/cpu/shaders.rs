@@ -86,17 +86,21 @@ fn validate(Text { source, granted, .. }: &Text) -> Result<(naga::Module, Module
 #[test]
 fn every_variant_validates_and_translates() {
     let variants = variants();
-    // One that has what the rules differ in.
-    let with_workgroup_memory = variants.iter().find(|variant| variant.source.contains("var<workgroup>"));
-    let rules = spirv_rules(with_workgroup_memory.expect("a tiled kernel"));
-    let failure = |variant: &Text| translate(variant, rules).err().map(|error| format!("{}: {error}", variant.label));
+    // Asked of one that has what the rules differ in.
+    let rules_of = |differs: fn(&&Text) -> bool| spirv_rules(variants.iter().find(differs).expect("such a kernel"));
+    let plain = rules_of(|variant| variant.path != Path::Matrix && variant.source.contains("var<workgroup>"));
+    let matrix = rules_of(|variant| variant.path == Path::Matrix);
+    let failure = |variant: &Text| {
+        let rules = if variant.path == Path::Matrix { matrix } else { plain };
+        translate(variant, rules).err().map(|error| format!("{}: {error}", variant.label))
+    };
     let failures: Vec<String> = variants.par_iter().filter_map(failure).collect();
     println!("{} variants", variants.len());
     assert!(variants.len() > 300, "only {} variants", variants.len());
     assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), variants.len(), failures.join("\n"));
 }
 
-/// The rules by which an installed spirv-val judges.
+/// The rules by which an installed spirv-val judges kernels like this one, if it can.
 ///
 /// naga lays every array out explicitly, which newer Vulkan validators refuse in workgroup memory and drivers ignore
 /// (VUID-StandaloneSpirv-None-10684). Such a validator is asked for the rules of SPIR-V itself.
@@ -109,6 +113,10 @@ fn spirv_rules(variant: &Text) -> Option<&'static str> {
     let words = spv::write_vec(&module, &info, &spirv_options(), None).expect("SPIR-V");
     match spirv_val(&words, "vulkan1.3") {
         Err(error) if error.contains("VUID-StandaloneSpirv-None-10684") => Some("spv1.6"),
+        Err(error) if error.contains("Invalid capability operand") => {
+            println!("!! spirv-val is older than cooperative matrices: their SPIR-V is written but not checked");
+            None
+        }
         _ => Some("vulkan1.3"),
     }
 }
