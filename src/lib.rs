@@ -7,7 +7,9 @@
 //!
 //! * [`DiffAttention`]: the kernels, on your device, in your encoder, on slices of your buffers; plan once
 //!   ([`DiffAttention::plan_forward`]), bind once ([`ForwardPlan::bind`]), encode often ([`ForwardPass::encode`]).
-//!   [`DiffAttention::forward`] does it all on tensors in host memory.
+//!   [`DiffAttention::forward`] does it all on tensors in host memory. Gradients go the same way
+//!   ([`DiffAttention::plan_backward`]), and so does decoding from a cache on the device ([`DiffAttention::kv_cache`],
+//!   [`DiffAttention::plan_append`], [`DiffAttention::plan_decode`]).
 //! * [`cpu`]: a threaded engine for machines without a GPU.
 //! * [`reference`](mod@reference): the float64 truth, and the judge that the tests and the command hold every result to.
 //!

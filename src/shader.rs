@@ -3,16 +3,19 @@
 //! A kernel is a list of plain WGSL files joined after a generated header of constants. What varies is which file
 //! supplies a function of fixed signature, or a constant that the compiler folds; there is no preprocessor.
 
+mod all;
 mod cache;
+mod files;
 
 pub use cache::{CacheBinding, CacheKernel, CacheVariant};
 
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
-use crate::matrix::{MatrixTile, matrix_tile};
-use crate::problem::{DType, Mask, Options, Packed, Problem, Shape};
-use crate::tile::{BackwardTile, NAIVE_THREADS, Path, Sweep, Tile, backward_tile, forward_tile};
+use crate::matrix::MatrixTile;
+use crate::problem::{DType, Mask, Problem, Shape};
+use crate::tile::{BackwardTile, NAIVE_THREADS, Path, Sweep, Tile};
+use files::file;
 
 /// One compiled kernel: everything that its text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,78 +133,6 @@ pub enum Binding {
     Dlam = 26,
 }
 
-macro_rules! wgsl {
-    ($($file:literal),* $(,)?) => { &[$(($file, include_str!(concat!("../shaders/", $file)))),*] };
-}
-
-/// Every WGSL file, by its path below `shaders/`.
-const FILES: &[(&str, &str)] = wgsl![
-    "view.wgsl",
-    "params.wgsl",
-    "online_softmax.wgsl",
-    "forward.wgsl",
-    "forward_naive.wgsl",
-    "forward_matrix.wgsl",
-    "backward_rows.wgsl",
-    "backward_dq.wgsl",
-    "backward_dkv.wgsl",
-    "backward_mean.wgsl",
-    "backward_dq_naive.wgsl",
-    "backward_dkv_naive.wgsl",
-    "backward_mean_naive.wgsl",
-    "backward/inputs.wgsl",
-    "backward/key_tiles.wgsl",
-    "backward/no_a2.wgsl",
-    "backward/rows4.wgsl",
-    "backward/saved_a2.wgsl",
-    "backward/terms.wgsl",
-    "backward/write_dkv.wgsl",
-    "backward/write_dq.wgsl",
-    "backward/write_mean.wgsl",
-    "elem/f32.wgsl",
-    "elem/f16.wgsl",
-    "elem/bf16.wgsl",
-    "elem/unpack_f16_builtin.wgsl",
-    "elem/unpack_f16_bits.wgsl",
-    "mask/none.wgsl",
-    "mask/causal.wgsl",
-    "mask/window.wgsl",
-    "sequence/even.wgsl",
-    "sequence/packed.wgsl",
-    "score/scaled.wgsl",
-    "score/softcap.wgsl",
-    "output/lse.wgsl",
-    "output/no_lse.wgsl",
-    "output/a2.wgsl",
-    "output/no_a2.wgsl",
-    "exchange/workgroup.wgsl",
-    "exchange/subgroup.wgsl",
-    "exchange/parts_workgroup.wgsl",
-    "exchange/parts_subgroup.wgsl",
-    "cache/contiguous.wgsl",
-    "cache/paged.wgsl",
-    "cache/same.wgsl",
-    "cache/int8.wgsl",
-    "cache/counted.wgsl",
-    "cache/uncounted.wgsl",
-    "decode/params.wgsl",
-    "decode/decode.wgsl",
-    "decode/portable.wgsl",
-    "decode/subgroup.wgsl",
-    "decode/whole.wgsl",
-    "decode/partial.wgsl",
-    "decode/partials.wgsl",
-    "decode/merge.wgsl",
-    "decode/append.wgsl",
-    "decode/append_same.wgsl",
-    "decode/append_int8.wgsl",
-];
-
-fn file(name: &str) -> &'static str {
-    let found = FILES.iter().find(|(path, _)| *path == name);
-    found.map(|(_, text)| *text).unwrap_or_else(|| unreachable!("{name} is not in FILES"))
-}
-
 impl Variant {
     /// The forward kernel of a problem.
     pub fn forward(problem: &Problem, path: Path, tile: Option<Tile>, caps: &Caps) -> Self {
@@ -245,40 +176,6 @@ impl Variant {
     /// The forward kernel of a problem on matrix units.
     pub fn forward_matrix(problem: &Problem, tile: MatrixTile, caps: &Caps) -> Self {
         Variant { matrix: Some(tile), ..Variant::forward(problem, Path::Matrix, None, caps) }
-    }
-
-    /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
-    /// option, at head sizes from narrow to wide. What tests validate and `diffattn check` runs.
-    pub fn all(caps: &Caps) -> Vec<Variant> {
-        let runs = |path: &Path| match path {
-            Path::Naive | Path::Portable => true,
-            Path::Subgroup => caps.subgroups.is_some(),
-            Path::Matrix => caps.matrix.is_some(),
-        };
-        let paths = Path::ALL.into_iter().filter(runs);
-        let mut variants = Vec::new();
-        for path in paths {
-            for problem in representative_problems() {
-                let tile = match path {
-                    Path::Naive => None,
-                    Path::Matrix => {
-                        let tile = matrix_tile(&problem, caps);
-                        variants.extend(tile.map(|tile| Variant::forward_matrix(&problem, tile, caps)));
-                        continue;
-                    }
-                    Path::Portable | Path::Subgroup => match forward_tile(&problem, path, caps) {
-                        Ok(choice) => Some(choice.tile),
-                        Err(_) => continue,
-                    },
-                };
-                variants.push(Variant::forward(&problem, path, tile, caps));
-                // The backward's texts depend on the head sizes through constants only: two kinds will do.
-                if matches!(problem.shape.head_dim, 40 | 256) {
-                    variants.extend(backward_variants(&problem, path, caps));
-                }
-            }
-        }
-        variants
     }
 
     /// The one name of this kernel: pipeline, error, dump, test and benchmark row.
@@ -478,41 +375,4 @@ impl Variant {
         bindings.sort();
         bindings
     }
-}
-
-/// The backward kernels of a problem.
-fn backward_variants(problem: &Problem, path: Path, caps: &Caps) -> Vec<Variant> {
-    let rows = Variant::backward(problem, Kernel::BackwardRows, path, caps);
-    let sweeps = [Sweep::Dq, Sweep::Mean, Sweep::Dkv].into_iter().filter_map(|sweep| {
-        let tile = match path {
-            Path::Naive => None,
-            _ => Some(backward_tile(problem, sweep, path, caps).ok()?.tile),
-        };
-        Some(Variant::backward(problem, Kernel::Backward(sweep, tile), path, caps))
-    });
-    let fused: Vec<_> = sweeps.chain([rows]).collect();
-    let comparable = fused.iter().filter(|variant| !matches!(variant.kernel, Kernel::Backward(Sweep::Mean, _)));
-    let comparable = comparable.filter(|_| path != Path::Naive && problem.shape.head_dim == 40);
-    let standard: Vec<_> = comparable.map(|variant| Variant { standard: true, a2: false, ..*variant }).collect();
-    [fused, standard].concat()
-}
-
-/// A problem for each storage type, mask and head size; the options that change the text take turns, so that each of
-/// them meets each of those.
-fn representative_problems() -> Vec<Problem> {
-    let options = [(None, false, false), (Some(30.0), false, true), (None, true, true)];
-    let masks = [(false, (None, None)), (true, (None, None)), (true, (Some(64), None))];
-    let mut problems = Vec::new();
-    for (turn, dtype) in DType::ALL.into_iter().enumerate() {
-        for (mask, (causal, window)) in masks.into_iter().enumerate() {
-            for (size, (head_dim, value_dim)) in [(8, 8), (40, 24), (128, 128), (256, 256)].into_iter().enumerate() {
-                let (softcap, packed, outputs) = options[(turn + mask + size) % options.len()];
-                let shape = Shape { batch: 1, q_len: 512, kv_len: 512, heads: 8, kv_heads: 4, head_dim, value_dim };
-                let options = Options { causal, window, softcap, lse: outputs, a2: outputs, ..Options::default() };
-                let packed = packed.then(|| Packed { cu_seqlens_q: vec![0, 512], cu_seqlens_k: vec![0, 512] });
-                problems.push(Problem { shape, dtype, options, packed });
-            }
-        }
-    }
-    problems
 }
