@@ -6,4 +6,4 @@
 
 mod record;
 
-pub use record::{Header, Limits, Record, Row, SCHEMA, Timer};
+pub use record::{Header, Limits, Record, Row, SCHEMA, Skipped, Timer};
