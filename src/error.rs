@@ -103,6 +103,15 @@ pub enum Error {
         available: u64,
     },
 
+    /// A benchmark record cannot be read or written.
+    #[error("line {line} of the record is not as it should be: {reason}")]
+    Record {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// A KV cache has no room left. Nothing was written.
     #[error(
         "the KV cache has too few {resource}: {needed} needed, {available} available; remove or truncate a sequence"

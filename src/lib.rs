@@ -34,6 +34,8 @@
 #![deny(unsafe_code)]
 
 mod attention;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod caps;
 pub mod cpu;
 mod decode_tile;
