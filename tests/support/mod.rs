@@ -1,5 +1,5 @@
 //! What the test binaries share: golden files, random problems' tensors, seeds.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod golden;
 mod golden_module;

@@ -86,10 +86,11 @@ impl<A: Arithmetic> Graph<'_, A> {
                 AttentionGradients { dq, dk, dv, dlam: vec![], own: vec![] }
             }
             Mixed::DiffV1(norm) => {
-                let (da, mut own) = self.norm_backward(norm, &d_o);
+                let [da, dweight] = self.norm_backward(norm, &d_o);
                 let lambda = norm.lambda.value;
                 let da2 = da.iter().map(|&da| self.arithmetic.store(-lambda * da)).collect();
-                own.extend(self.lambda_backward(norm, -dot(&da, &norm.a2)));
+                let mut own = Vec::from(self.lambda_backward(norm, -dot(&da, &norm.a2)));
+                own.push(("subln.weight", dweight));
                 let [first, second] = self.members(q, k, v);
                 let [dq1, dk1, dv1] = first.backward(&Upstream { dout: da, dlse: None });
                 let [dq2, dk2, dv2] = second.backward(&Upstream { dout: da2, dlse: None });
@@ -102,11 +103,7 @@ impl<A: Arithmetic> Graph<'_, A> {
     }
 
     /// The gradient of a₁ − λ·a₂, and that of the norm's weight.
-    pub(super) fn norm_backward(
-        &self,
-        norm: &Norm<A::Number>,
-        dz: &[A::Number],
-    ) -> (Vec<A::Number>, Vec<(&'static str, Vec<A::Number>)>) {
+    pub(super) fn norm_backward(&self, norm: &Norm<A::Number>, dz: &[A::Number]) -> [Vec<A::Number>; 2] {
         let store = |value| self.arithmetic.store(value);
         let value_dim = self.config().value_dim() as usize;
         let count = (value_dim as f32).into();
@@ -121,7 +118,7 @@ impl<A: Arithmetic> Graph<'_, A> {
             let mean = dot(&dn, n) / count;
             da.extend(dn.iter().zip(n).map(|(&dn, &n)| store(r * (dn - n * mean))));
         }
-        (da, vec![("subln.weight", dweight.into_iter().map(store).collect())])
+        [da, dweight.into_iter().map(store).collect()]
     }
 
     pub(super) fn lambda_backward(

@@ -182,7 +182,7 @@ impl Graph<'_, Exact> {
         let upstreams = match &activations.mixed {
             Mixed::DiffV2 { .. } | Mixed::Baseline => vec![d_o_raised],
             Mixed::DiffV1(norm) => {
-                let (da, _) = self.norm_backward(norm, d_o);
+                let [da, _] = self.norm_backward(norm, d_o);
                 let (da_rows, dweight) = self.norm_magnitudes(norm, &d_o_raised);
                 let da = raised(&da, &da_rows, value_dim);
                 let dlambda = da.iter().zip(&norm.a2).map(|(da, a2)| (da * a2).powi(2)).sum::<f64>().sqrt();
