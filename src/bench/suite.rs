@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::problem::{DType, Options, Problem, Shape};
-use crate::tile::{Path, Tile};
+use crate::tile::{AnyTile, Path};
 
 /// The operation of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,7 +115,7 @@ pub struct Case {
     /// Whether the mask is causal. Of one new token it makes no difference.
     pub causal: bool,
     /// The forward's tile, instead of the planner's.
-    pub tile: Option<Tile>,
+    pub tile: Option<AnyTile>,
 }
 
 impl Case {
