@@ -191,7 +191,7 @@ impl Bench<'_> {
             None
         } else {
             small_tensors = Tensors::random(&small, &small.problem(), seed + 1)?;
-            let pinned = Some(subject.kernel());
+            let pinned = Some(subject.kernel().pinned);
             let control = Any::prepare(self.attention, self.stopwatch, &small, &small_tensors, pinned).await?;
             if control.kernel().label != subject.kernel().label {
                 let what = format!("a smaller problem on {}", subject.kernel().label);
@@ -412,7 +412,7 @@ mod tests {
         let small = case.smaller();
         let small_tensors = Tensors::random(&small, &small.problem(), 2).unwrap();
         let broken =
-            |case, tensors, change| Broken { engine: OnCpu::new(case, tensors), change, samples: Cell::new(0) };
+            |case, tensors, change| Broken { engine: OnCpu::new(case, tensors).unwrap(), change, samples: Cell::new(0) };
         let subject = broken(case, &tensors, change);
         let control = control.map(|change| {
             let subject = broken(&small, &small_tensors, change);

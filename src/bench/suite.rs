@@ -132,6 +132,15 @@ impl Case {
         Problem::new(self.shape, self.dtype, options)
     }
 
+    /// What the attention kernels are asked for, and whether it is standard attention.
+    pub(super) fn kernel_problem(&self) -> (Problem, bool) {
+        let mut problem = self.problem();
+        problem.shape.heads *= if self.form == Form::Unfused { 2 } else { 1 };
+        let standard = self.form != Form::Fused;
+        problem.options.a2 &= !standard;
+        (problem, standard)
+    }
+
     /// Name of the storage type in records and flags: `int8` is that of the cache.
     pub fn dtype_name(&self) -> &'static str {
         if self.int8 { "int8" } else { self.dtype.name() }

@@ -67,7 +67,7 @@ const FILES: &[(&str, &str)] = wgsl![
     "decode/append_int8.wgsl",
 ];
 
-pub(super) fn file(name: &str) -> &'static str {
+pub(crate) fn file(name: &str) -> &'static str {
     let found = FILES.iter().find(|(path, _)| *path == name);
     found.map(|(_, text)| *text).unwrap_or_else(|| unreachable!("{name} is not in FILES"))
 }
