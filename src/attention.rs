@@ -10,9 +10,10 @@ use crate::ops::backward::BackwardPlan;
 use crate::ops::decode::{DecodeOptions, DecodePlan, DecodeProblem};
 use crate::ops::forward::ForwardPlan;
 use crate::ops::kv_append::{AppendPlan, AppendProblem};
+use crate::ops::matmul::{Matmul, MatmulPlan};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
-use crate::tile::{BackwardTile, Path, Tile};
+use crate::tile::{BackwardTile, MatmulTile, Path, Tile};
 
 /// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
 ///
@@ -123,6 +124,24 @@ impl DiffAttention {
     /// refuses a kernel.
     pub async fn plan_decode(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
         DecodePlan::new(self, problem, options).await
+    }
+
+    /// Validates a matrix product, chooses its tile unless told, and compiles the kernel unless it is there already.
+    ///
+    /// # Errors
+    /// Those of [`Matmul::validate`]; [`crate::Error::Limit`] when the device cannot run the tile asked for;
+    /// [`crate::Error::Shader`] when the driver refuses the kernel.
+    pub async fn plan_matmul(&self, problem: &Matmul, tile: Option<MatmulTile>) -> Result<MatmulPlan> {
+        MatmulPlan::new(self, problem, tile).await
+    }
+
+    /// [`DiffAttention::plan_matmul`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_matmul_blocking(&self, problem: &Matmul, tile: Option<MatmulTile>) -> Result<MatmulPlan> {
+        pollster::block_on(self.plan_matmul(problem, tile))
     }
 
     /// [`DiffAttention::kv_cache`], waiting for the result. Not in a browser, which must not block.

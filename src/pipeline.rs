@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::shader::{CacheVariant, Variant};
+use crate::shader::{CacheVariant, LayerVariant, Variant};
 
 /// A kernel of any operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub(crate) enum AnyVariant {
     Tensors(Variant),
     /// Decode, merge and append, around a KV cache.
     Cache(CacheVariant),
+    /// The attention module around it.
+    Layer(LayerVariant),
 }
 
 /// What a pipeline is compiled from: the kernel, and whether the driver's runtime checks are on.
@@ -48,6 +50,7 @@ async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result
     let (label, source) = match kernel {
         AnyVariant::Tensors(variant) => (variant.label(), variant.source()),
         AnyVariant::Cache(variant) => (variant.label(), variant.source()),
+        AnyVariant::Layer(variant) => (variant.label(), variant.source()),
     };
     #[cfg(not(target_arch = "wasm32"))]
     dump(&label, &source);

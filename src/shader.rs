@@ -6,8 +6,10 @@
 mod all;
 mod cache;
 mod files;
+mod layer;
 
 pub use cache::{CacheBinding, CacheKernel, CacheVariant};
+pub use layer::{Epilogue, LayerKernel, LayerVariant, MatmulKernel};
 
 use std::fmt::Write as _;
 

@@ -5,7 +5,9 @@ use crate::error::{Error, Result};
 use crate::problem::{DType, Problem, Shape};
 
 mod backward;
+mod matmul;
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
+pub use matmul::{Form, MatmulTile, matmul_tile};
 
 /// The kernel family that runs a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,7 +156,7 @@ pub(crate) fn limit(name: &'static str, needed: u32, available: u32) -> Result<(
     if needed <= available {
         return Ok(());
     }
-    let what = "one workgroup of the attention kernel".to_string();
+    let what = "one workgroup of the kernel".to_string();
     Err(Error::Limit { name, what, needed: needed.into(), available: available.into() })
 }
 

@@ -17,6 +17,9 @@ pub mod rotary;
 mod safetensors;
 mod weights;
 
+pub use crate::ops::matmul::{Matmul, MatmulBuffers, MatmulPass, MatmulPlan, Matrix, Rotary};
+pub use crate::shader::Epilogue;
+pub use crate::tile::{Form, MatmulTile};
 pub use config::{Config, Kind, Parameter};
 pub use found::Found;
 pub use weights::Weights;
