@@ -87,7 +87,17 @@ impl DiffAttention {
     /// Those of [`Problem::validate`]; [`crate::Error::MissingFeature`] or [`crate::Error::Limit`] when the device
     /// cannot run the path or tile asked for; [`crate::Error::Shader`] when the driver refuses the kernel.
     pub async fn plan_forward(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
-        ForwardPlan::new(self, problem, options).await
+        ForwardPlan::new(self, problem, options, false).await
+    }
+
+    /// Standard attention through the same tiled kernels, which the fused form is measured against: each of the problem's
+    /// heads has one query head, one row of lse, and no λ and a₂. `lam` is bound and means nothing.
+    ///
+    /// # Errors
+    /// As [`DiffAttention::plan_forward`]; [`Error::Unsupported`] on the naive and matrix paths.
+    #[doc(hidden)]
+    pub async fn plan_standard_forward(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
+        ForwardPlan::new(self, problem, options, true).await
     }
 
     /// Plans, uploads, runs, submits and reads back: the whole operation on tensors in host memory.

@@ -12,6 +12,7 @@
 mod config;
 mod cost;
 mod found;
+mod host;
 pub mod rotary;
 #[cfg(feature = "safetensors")]
 mod safetensors;
@@ -20,6 +21,8 @@ mod weights;
 pub use crate::ops::matmul::{Matmul, MatmulBuffers, MatmulPass, MatmulPlan, Matrix, Rotary};
 pub use crate::shader::Epilogue;
 pub use crate::tile::{Form, MatmulTile};
+pub(crate) use config::NORM_EPSILON;
 pub use config::{Config, Kind, Parameter};
 pub use found::Found;
+pub use host::{HostGradients, HostTokens};
 pub use weights::Weights;
