@@ -30,7 +30,8 @@ pub(super) async fn prepare<'a>(
     let unfused = case.form == Form::Unfused;
     let poisoned = |name, dtype, elements| Tensor::poisoned(attention, name, dtype, elements);
     let (q, k, v, lam, dout, members_dout) = with_memory(attention, || {
-        let own_q = if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
+        let own_q =
+            if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
         // Standard attention binds a λ for each of its heads, and does not look at it.
         let lam = [&tensors.lam[..], if unfused { &tensors.lam } else { &[] }].concat();
         Ok((

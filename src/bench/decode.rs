@@ -39,7 +39,10 @@ pub(super) async fn prepare<'a>(
         return Err(Error::Unsupported { what, hint });
     }
     if q_len != 1 {
-        return Err(Error::Unsupported { what: format!("a decode step of {q_len} tokens"), hint: "measure one".into() });
+        return Err(Error::Unsupported {
+            what: format!("a decode step of {q_len} tokens"),
+            hint: "measure one".into(),
+        });
     }
     let dtype = if case.int8 { KvDType::Int8 } else { case.dtype.into() };
     let config = KvConfig { sequences: batch, capacity: kv_len, kv_heads, head_dim, value_dim, dtype, pages: None };
@@ -68,7 +71,8 @@ pub(super) async fn prepare<'a>(
     let problem =
         DecodeProblem { cache: config, batch, q_len, heads: pairs, dtype: case.dtype, options: case.problem().options };
     let plan = attention.plan_decode(&problem, pinned.decode).await?;
-    let buffers = DecodeBuffers { q: (&q).into(), lam: (&lam).into(), out: (&out.buffer).into(), lse: None, loads: None };
+    let buffers =
+        DecodeBuffers { q: (&q).into(), lam: (&lam).into(), out: (&out.buffer).into(), lse: None, loads: None };
     let mut steps = Vec::new();
     for cache in caches {
         steps.push((plan.bind(&cache, &buffers)?, cache));
@@ -101,12 +105,7 @@ pub(super) async fn prepare<'a>(
 }
 
 /// A cache full of the tensors' keys and values, at a step of one token that is there already.
-async fn full_cache(
-    attention: &DiffAttention,
-    config: &KvConfig,
-    dtype: DType,
-    tensors: &Tensors,
-) -> Result<KvCache> {
+async fn full_cache(attention: &DiffAttention, config: &KvConfig, dtype: DType, tensors: &Tensors) -> Result<KvCache> {
     let mut cache = attention.kv_cache(config).await?;
     let period = tensors.period.unwrap_or(config.capacity);
     let problem = AppendProblem { cache: *config, batch: 1, q_len: period, dtype };

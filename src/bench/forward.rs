@@ -25,7 +25,8 @@ pub(super) async fn prepare<'a>(
     let (problem, standard) = case.kernel_problem();
     let (sizes, dtype) = (Sizes::of(&case.problem())?, problem.dtype);
     let (q, k, v, lam, members, out) = with_memory(attention, || {
-        let own_q = if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
+        let own_q =
+            if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
         let unfused = case.form == Form::Unfused;
         // Standard attention binds a λ for each of its heads, and does not look at it.
         let lam = [&tensors.lam[..], if unfused { &tensors.lam } else { &[] }].concat();

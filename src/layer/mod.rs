@@ -18,6 +18,9 @@ pub mod rotary;
 mod safetensors;
 mod weights;
 
+pub use crate::ops::matmul::{Matmul, MatmulBuffers, MatmulPass, MatmulPlan, Matrix, Rotary};
+pub use crate::shader::Epilogue;
+pub use crate::tile::{Form, MatmulTile};
 pub(crate) use config::NORM_EPSILON;
 pub use config::{Config, Kind, Parameter};
 pub use found::Found;

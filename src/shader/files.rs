@@ -65,6 +65,21 @@ const FILES: &[(&str, &str)] = wgsl![
     "decode/append.wgsl",
     "decode/append_same.wgsl",
     "decode/append_int8.wgsl",
+    "matmul.wgsl",
+    "matmul/params.wgsl",
+    "matmul/a_rows.wgsl",
+    "matmul/a_columns.wgsl",
+    "matmul/a_stored.wgsl",
+    "matmul/a_f32.wgsl",
+    "matmul/b_rows.wgsl",
+    "matmul/b_columns.wgsl",
+    "matmul/b_stored.wgsl",
+    "matmul/c_stored.wgsl",
+    "matmul/c_f32.wgsl",
+    "matmul/write_plain.wgsl",
+    "matmul/write_biased.wgsl",
+    "matmul/write_rotated.wgsl",
+    "layer/turned.wgsl",
 ];
 
 pub(crate) fn file(name: &str) -> &'static str {

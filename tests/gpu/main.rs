@@ -9,6 +9,7 @@ mod device;
 mod errors;
 mod golden;
 mod limits;
+mod matmul;
 mod matrix;
 mod placement;
 mod random;
@@ -70,6 +71,7 @@ fn cases() -> Vec<Case> {
     cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
+    cases.extend(matmul::cases());
     cases
 }
 
