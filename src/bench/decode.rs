@@ -32,11 +32,10 @@ pub(super) async fn prepare<'a>(
     tensors: &Tensors,
     pinned: Pinned,
 ) -> Result<OnDevice<'a>> {
-    let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = case.shape;
-    if case.form == Form::Unfused || (case.form == Form::Baseline && !heads.is_multiple_of(2 * kv_heads)) {
-        let what = format!("the {} form of decode with {heads} heads over {kv_heads}", case.form.name());
+    let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = case.problem().shape;
+    if case.form == Form::Unfused {
         let hint = "the fused step reads K and V as often, and differs in the subtraction only".into();
-        return Err(Error::Unsupported { what, hint });
+        return Err(Error::Unsupported { what: "an un-fused decode step".into(), hint });
     }
     if q_len != 1 {
         return Err(Error::Unsupported {
@@ -47,13 +46,9 @@ pub(super) async fn prepare<'a>(
     let dtype = if case.int8 { KvDType::Int8 } else { case.dtype.into() };
     let config = KvConfig { sequences: batch, capacity: kv_len, kv_heads, head_dim, value_dim, dtype, pages: None };
     let sizes = Sizes::of(&case.problem())?;
-    // Standard attention with `heads` query heads is half as many pairs through the same kernel, but for what is written.
-    let baseline = case.form == Form::Baseline;
-    let pairs = if baseline { heads / 2 } else { heads };
     let (q, lam, out) = with_memory(attention, || {
-        let own_q = if baseline { Some(tensors.first_queries(head_dim)) } else { None };
         Ok((
-            host::upload(attention, "q", case.dtype.encode(own_q.as_ref().unwrap_or(&tensors.q)))?,
+            host::upload(attention, "q", case.dtype.encode(&tensors.q))?,
             host::upload(attention, "lam", DType::F32.encode(&tensors.lam))?,
             Tensor::poisoned(attention, "out", case.dtype, sizes.out)?,
         ))
@@ -69,7 +64,7 @@ pub(super) async fn prepare<'a>(
 
     let start = Instant::now();
     let problem =
-        DecodeProblem { cache: config, batch, q_len, heads: pairs, dtype: case.dtype, options: case.problem().options };
+        DecodeProblem { cache: config, batch, q_len, heads, dtype: case.dtype, options: case.problem().options };
     let plan = attention.plan_decode(&problem, pinned.decode).await?;
     let buffers =
         DecodeBuffers { q: (&q).into(), lam: (&lam).into(), out: (&out.buffer).into(), lse: None, loads: None };

@@ -22,7 +22,17 @@ const SHARED_READ_BYTES: u64 = 128 << 20;
 /// Dispatches in one pass, to find what one costs.
 const DISPATCHES: u32 = 1000;
 
-/// Measures every limit that the device has. The first pass also tells whether its timestamps are to be believed.
+impl Limits {
+    /// Measures every limit that the device has. `shared`: its memory is the host's main memory.
+    ///
+    /// # Errors
+    /// [`Shader`](crate::Error::Shader), [`DeviceLost`](crate::Error::DeviceLost), [`Readback`](crate::Error::Readback).
+    pub async fn measure(attention: &DiffAttention, shared: bool) -> Result<Limits> {
+        measure(attention, &mut Stopwatch::new(attention), shared).await
+    }
+}
+
+/// [`Limits::measure`]. The first pass also tells whether the device's timestamps are to be believed.
 ///
 /// # Errors
 /// [`Shader`](crate::Error::Shader), [`DeviceLost`](crate::Error::DeviceLost), [`Readback`](crate::Error::Readback).

@@ -126,10 +126,17 @@ impl Case {
     }
 
     /// The DIFF V2 problem that the case is made from. The backward reads lse and a₂ of its forward.
+    ///
+    /// The kernels of a decode step have no standard form: `heads` query heads of ordinary attention are half as many
+    /// pairs, which read K and V alike and differ in what is written.
     pub fn problem(&self) -> Problem {
         let backward = self.op == Op::Backward;
         let options = Options { causal: self.causal, lse: backward, a2: backward, ..Options::default() };
-        Problem::new(self.shape, self.dtype, options)
+        let mut shape = self.shape;
+        if (self.op, self.form) == (Op::Decode, Form::Baseline) {
+            shape.heads /= 2;
+        }
+        Problem::new(shape, self.dtype, options)
     }
 
     /// What the attention kernels are asked for, and whether it is standard attention.
@@ -152,7 +159,7 @@ impl Case {
         let mut flags = format!("--op {} --form {} --path {}", op.name(), form.name(), runner.name());
         flags += &format!(" --dtype {} --shape {}", self.dtype_name(), ShapeText(*shape));
         flags += if self.causal { "" } else { " --full" };
-        flags
+        flags + &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"))
     }
 }
 

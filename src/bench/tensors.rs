@@ -33,7 +33,8 @@ const NO_SECOND: f32 = -1e4;
 impl Tensors {
     /// Uniform values, never all zero: what a kernel multiplies changes its power and its clock.
     ///
-    /// The baseline is the first member alone: of the second, queries are zero and the gate is shut.
+    /// The baseline is the first member alone (but for decode, see [`Case::problem`]): of the second, queries are zero and
+    /// the gate is shut.
     ///
     /// # Errors
     /// Those of [`Sizes::of`].
@@ -64,7 +65,7 @@ impl Tensors {
             on_grid(&mut tensors.k, shape.head_dim, 2.0);
             on_grid(&mut tensors.v, shape.value_dim, 1.0);
         }
-        if case.form == Form::Baseline {
+        if case.form == Form::Baseline && case.op != Op::Decode {
             let dim = shape.head_dim as usize;
             tensors.q.chunks_exact_mut(dim).skip(1).step_by(2).for_each(|row| row.fill(0.0));
             tensors.lam.fill(NO_SECOND);

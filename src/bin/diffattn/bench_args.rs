@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use diffattn::DType;
+use diffattn::tile::AnyTile;
 use diffattn::bench::{Case, Form, Op, Runner, ShapeText, Suite};
 
 /// Measure this device: its own limits, then every kernel, judged by the float64 reference first
@@ -53,6 +54,10 @@ pub struct BenchArgs {
     /// Shapes instead of a suite, as in b1q512kv512h16/8d64 (a decode step: q1)
     #[arg(long, value_delimiter = ',')]
     pub shape: Vec<ShapeText>,
+
+    /// Tile of the forward kernels, as in their labels: r64k16t64n4
+    #[arg(long)]
+    pub tile: Option<AnyTile>,
 
     /// With --shape: every query sees every key, instead of a causal mask
     #[arg(long, requires = "shape")]
@@ -118,6 +123,9 @@ impl BenchArgs {
         if !self.dtype.is_empty() {
             suite = replace(suite, |case| self.dtype.iter().filter_map(|dtype| dtype.apply(case)).collect());
         }
+        if let Some(tile) = self.tile {
+            suite = replace(suite, |case| if case.op == Op::Forward { vec![Case { tile: Some(tile), ..case }] } else { vec![] });
+        }
         ensure!(!suite.cases.is_empty(), "no case is left; give other flags");
         suite.cases.iter().try_for_each(|case| case.problem().validate())?;
         Ok(suite)
@@ -148,6 +156,7 @@ impl BenchArgs {
         text += &list("path", names(&self.path.iter().map(|path| path.name()).collect::<Vec<_>>()));
         let dtypes = self.dtype.iter().filter_map(|dtype| Some(dtype.to_possible_value()?.get_name().to_string()));
         text += &list("dtype", dtypes.collect());
+        text += &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"));
         text + if self.full { " --full" } else { "" }
     }
 }
