@@ -43,6 +43,7 @@ pub enum Command {
     Params(ParamsArgs),
     Info(InfoArgs),
     Check(CheckArgs),
+    Bench(crate::bench_args::BenchArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file
