@@ -88,7 +88,7 @@ pub fn run(args: &ModuleArgs, out: &mut impl Write) -> Result<()> {
     let file = TensorFile::open(&args.input)?;
     let module = Module::read(&file, args.kind.map(Kind::from), args.dtype.map(DType::from), args.grad)?;
     let expected = if args.compare { Some(Expected::read(&file, &module)?) } else { None };
-    let output = Output::create(&args.output, file.path())?;
+    let output = Output::create(&args.output, std::slice::from_ref(&args.input))?;
 
     let (engine, reason) = Engine::choose(args.engine, args.adapter.as_deref())?;
     note(format_args!("engine    {engine}: {reason}"));
@@ -110,7 +110,7 @@ pub fn run(args: &ModuleArgs, out: &mut impl Write) -> Result<()> {
     let names: Vec<_> = config.parameters().iter().map(|parameter| format!("grad.{}", parameter.name)).collect();
     let results = results(&module, &forward.result, gradients, &names);
     check_finite(&results)?;
-    output.write(&results.iter().collect::<Vec<_>>())?;
+    output.write_tensors(&results.iter().collect::<Vec<_>>())?;
     let written: Vec<_> = results.iter().map(|named| named.name).collect();
     writeln!(out, "wrote     {} to {}", written.join(", "), args.output.display())?;
 
