@@ -51,9 +51,8 @@ fn suite() -> Suite {
 
 fn every_form(gpu: &Gpu) -> Result<(), Failed> {
     let suite = suite();
-    let mut nobody = Nobody;
-    let run = bench::run(&gpu.adapter, &gpu.attention, &suite, &Settings::default(), &mut nobody);
-    let record = pollster::block_on(run)?;
+    let (settings, mut nobody) = (Settings::default(), Nobody);
+    let record = pollster::block_on(bench::run(&gpu.adapter, &gpu.attention, &suite, &settings, &mut nobody))?;
     check(&record, suite.cases.len())?;
     let sampled = record.rows.iter().filter(|row| row.verified == "sample").count();
     if sampled != 1 || Record::from_jsonl(&record.to_jsonl()?)? != record {
@@ -104,7 +103,8 @@ fn command(gpu: &Gpu) -> Result<(), Failed> {
     }
 
     let text = record.to_jsonl()?;
-    let host = Command::new("hostname").output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
+    let host =
+        Command::new("hostname").output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
     let user = ["USER", "USERNAME", "LOGNAME", "HOME"].map(|name| std::env::var(name).ok());
     for secret in user.into_iter().flatten().chain(host).chain([folder.path().display().to_string()]) {
         // A user named like a word of the record, such as `cpu`, would be no leak.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use diffattn::DType;
-use diffattn::tile::AnyTile;
 use diffattn::bench::{Case, Form, Op, Runner, ShapeText, Suite};
+use diffattn::tile::AnyTile;
 
 /// Measure this device: its own limits, then every kernel, judged by the float64 reference first
 ///
@@ -124,7 +124,11 @@ impl BenchArgs {
             suite = replace(suite, |case| self.dtype.iter().filter_map(|dtype| dtype.apply(case)).collect());
         }
         if let Some(tile) = self.tile {
-            suite = replace(suite, |case| if case.op == Op::Forward { vec![Case { tile: Some(tile), ..case }] } else { vec![] });
+            suite =
+                replace(
+                    suite,
+                    |case| if case.op == Op::Forward { vec![Case { tile: Some(tile), ..case }] } else { vec![] },
+                );
         }
         ensure!(!suite.cases.is_empty(), "no case is left; give other flags");
         suite.cases.iter().try_for_each(|case| case.problem().validate())?;
