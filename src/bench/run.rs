@@ -125,8 +125,12 @@ pub async fn run(
                     Ok(row) => Ok(row),
                     Err(Missed::Slow(reason)) => Err(reason),
                     Err(Missed::Stopped) => Err(end.insert(STOPPED.into()).clone()),
-                    Err(Missed::Failed(error @ Error::DeviceLost { .. })) => Err(end.insert(error.to_string()).clone()),
-                    Err(Missed::Failed(error)) => Err(error.to_string()),
+                    Err(Missed::Failed(error)) if error.is_unsupported() => Err(error.to_string()),
+                    Err(Missed::Failed(error @ Error::OutOfMemory { .. })) => Err(error.to_string()),
+                    Err(Missed::Failed(error @ Error::DeviceLost { .. })) => {
+                        Err(end.insert(format!("{FAILED}{error}")).clone())
+                    }
+                    Err(Missed::Failed(error)) => Err(format!("{FAILED}{error}")),
                 }
             }
         };
@@ -153,6 +157,17 @@ pub async fn run(
 
 /// Reason of the cases that were not measured because the observer ended the run.
 const STOPPED: &str = "the run was stopped";
+
+/// How the reasons begin that should not be.
+const FAILED: &str = "failed: ";
+
+impl Skipped {
+    /// Whether the case should have run: its kernel was refused, or the device was lost. Otherwise the device cannot run
+    /// it, or not in time.
+    pub fn is_failure(&self) -> bool {
+        self.reason.starts_with(FAILED)
+    }
+}
 
 /// Why a case has no times.
 enum Missed {

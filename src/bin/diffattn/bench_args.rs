@@ -63,6 +63,10 @@ pub struct BenchArgs {
     #[arg(long, requires = "shape")]
     pub full: bool,
 
+    /// Only list the cases, one JSON object a line after one that names the suite; needs no device
+    #[arg(long, conflicts_with_all = ["output", "format", "adapter"])]
+    pub list: bool,
+
     /// Seed of the random inputs
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -186,4 +190,50 @@ fn by_name<T: Copy + Send + Sync + 'static>(
         let found = all.iter().find(|&&value| name(value) == text);
         *found.unwrap_or_else(|| unreachable!("{text} was among the names"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn suite(flags: &str) -> Suite {
+        let words = ["diffattn", "bench"].into_iter().chain(flags.split_whitespace());
+        let Command::Bench(args) = Cli::try_parse_from(words).expect(flags).command else { panic!("{flags}") };
+        let suite = args.suite().expect(flags);
+        // What the record says of it makes the same suite again.
+        let again = ["diffattn", "bench"].into_iter().map(String::from);
+        let again = again.chain(args.arguments().split_whitespace().map(String::from));
+        let Command::Bench(again) = Cli::try_parse_from(again).expect("arguments").command else { panic!("{flags}") };
+        assert_eq!(again.suite().expect("suite"), suite, "{flags}: {}", args.arguments());
+        suite
+    }
+
+    #[test]
+    fn the_command_of_a_row_chooses_its_case() {
+        for name in Suite::NAMES {
+            for case in suite(&format!("--suite {name}")).cases {
+                assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
+            }
+        }
+        let tile = "r64k16t64n4".parse().ok();
+        let case = Case { tile, ..suite("--op forward").cases[0] };
+        assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
+    }
+
+    #[test]
+    fn flags_choose_from_a_suite_or_change_it() {
+        assert_eq!(suite("").name, "quick");
+        let decode = suite("--suite standard --op decode,backward");
+        assert_eq!(decode.name, "standard");
+        assert!(decode.cases.iter().all(|case| case.op != Op::Forward) && decode.cases.len() > 20);
+        let paths = suite("--op forward --form fused --path naive,subgroup");
+        assert_eq!(paths.name, "custom");
+        assert!(paths.cases.iter().all(|case| matches!(case.runner, Runner::On(_))));
+        let int8 = suite("--dtype int8,f32");
+        assert!(int8.cases.iter().all(|case| !case.int8 || case.op == Op::Decode));
+        assert_eq!(suite("--shape b1q1kv64h4/2d16,b1q64kv64h4/2d16 --full").cases.len(), 2);
+    }
 }
