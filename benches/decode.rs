@@ -117,7 +117,7 @@ fn decode(c: &mut Criterion) {
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let attention = DiffAttention::new(&device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
-        println!("{:?}", pollster::block_on(Limits::measure(&attention, true)).expect("limits"));
+        println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let mut group = c.benchmark_group(info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase());
         group.sample_size(10).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
         for dim in [64, 128] {

@@ -57,7 +57,7 @@ fn forward(c: &mut Criterion) {
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let attention = DiffAttention::new(&device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
-        println!("{:?}", pollster::block_on(Limits::measure(&attention, true)).expect("limits"));
+        println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let mut group = c.benchmark_group(info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase());
         group.sample_size(10);
         for dim in [64, 128] {

@@ -93,8 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("decode: {} in {} splits", plan.label(), plan.splits());
     println!("{new_tokens} tokens in {time:.1?}, {:.0} tokens/s", f64::from(new_tokens) / time.as_secs_f64());
 
-    let shared = adapter.get_info().device_type != wgpu::DeviceType::DiscreteGpu;
-    let limits = pollster::block_on(Limits::measure(&attention, shared))?;
+    let limits = pollster::block_on(Limits::measure(&attention))?;
     let (rate, peak) = (bytes as f64 / time.as_secs_f64() / 1e9, limits.read_gb_s.unwrap_or(f64::NAN));
     println!("cache read at {rate:.1} GB/s, {:.0} % of {peak:.1} GB/s", 100.0 * rate / peak);
     Ok(())

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use web_time::Instant;
 
+use super::limits::beyond_caches;
 use super::stopwatch::Stopwatch;
 use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor, with_memory};
 use super::suite::{Case, Form};
@@ -19,11 +20,8 @@ use crate::ops::kv_append::AppendProblem;
 use crate::problem::{DType, Shape};
 use crate::slice::TensorSlice;
 
-/// Bytes of all caches together, at least where there are several: more than the last cache of most devices holds.
-const ROTATED_BYTES: u64 = 512 << 20;
-
 /// Caches at most.
-const MOST_CACHES: u64 = 8;
+const MOST_CACHES: u64 = 16;
 
 pub(super) async fn prepare<'a>(
     attention: &'a DiffAttention,
@@ -56,7 +54,7 @@ pub(super) async fn prepare<'a>(
     .await?;
 
     let bytes = config.bytes_per_token() * u64::from(kv_len) * u64::from(batch);
-    let count = ROTATED_BYTES.div_ceil(bytes).clamp(1, MOST_CACHES);
+    let count = beyond_caches(attention.caps()).div_ceil(bytes).clamp(1, MOST_CACHES);
     let mut caches = Vec::new();
     for _ in 0..count {
         caches.push(full_cache(attention, &config, case.dtype, tensors).await?);

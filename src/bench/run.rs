@@ -103,10 +103,9 @@ pub async fn run(
 ) -> Result<Record> {
     let mut stopwatch = Stopwatch::new(attention);
     let info = adapter.get_info();
-    let shared = info.device_type != wgpu::DeviceType::DiscreteGpu;
     let mut header = Header::new(&info, attention, suite, settings);
     observer.stage(Stage::Limits);
-    header.limits_before = limits::measure(attention, &mut stopwatch, shared).await?;
+    header.limits_before = limits::measure(attention, &mut stopwatch).await?;
     observer.limits(&header.limits_before);
 
     let mut rows = Vec::new();
@@ -148,7 +147,7 @@ pub async fn run(
     }
     if end.is_none() {
         observer.stage(Stage::Limits);
-        let after = limits::measure(attention, &mut stopwatch, shared).await?;
+        let after = limits::measure(attention, &mut stopwatch).await?;
         header.throttled = header.limits_before.throttled(&after);
         header.limits_after = Some(after);
     }

@@ -204,10 +204,10 @@ mod tests {
         let Command::Bench(args) = Cli::try_parse_from(words).expect(flags).command else { panic!("{flags}") };
         let suite = args.suite().expect(flags);
         // What the record says of it makes the same suite again.
-        let again = ["diffattn", "bench"].into_iter().map(String::from);
-        let again = again.chain(args.arguments().split_whitespace().map(String::from));
+        let arguments = args.arguments();
+        let again = ["diffattn", "bench"].into_iter().chain(arguments.split_whitespace());
         let Command::Bench(again) = Cli::try_parse_from(again).expect("arguments").command else { panic!("{flags}") };
-        assert_eq!(again.suite().expect("suite"), suite, "{flags}: {}", args.arguments());
+        assert_eq!(again.suite().expect("suite"), suite, "{flags}: {arguments}");
         suite
     }
 
@@ -219,7 +219,8 @@ mod tests {
             }
         }
         let tile = "r64k16t64n4".parse().ok();
-        let case = Case { tile, ..suite("--op forward").cases[0] };
+        let first = suite("--op forward").cases[0];
+        let case = Case { tile, ..first };
         assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
     }
 
