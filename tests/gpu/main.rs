@@ -8,6 +8,7 @@ mod decode;
 mod device;
 mod errors;
 mod golden;
+mod layer;
 mod limits;
 mod matmul;
 mod matrix;
@@ -72,6 +73,7 @@ fn cases() -> Vec<Case> {
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
     cases.extend(matmul::cases());
+    cases.extend(layer::cases());
     cases
 }
 

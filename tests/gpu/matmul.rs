@@ -89,12 +89,17 @@ fn rotary(gpu: &Gpu) -> Result<(), Failed> {
         let problem =
             Matmul { epilogue: Epilogue::Rotary, ..Matmul::new(Form::Forward, [rows, 3 * head_dim, 40], dtype) };
         let case = Product::random(problem, &mut rng);
-        let result = case.run(&gpu.attention, tiles(gpu, Form::Forward, [rows, 24, 40])[0], false, Some(rotary), None)?;
+        let result =
+            case.run(&gpu.attention, tiles(gpu, Form::Forward, [rows, 24, 40])[0], false, Some(rotary), None)?;
         let turned = |row: usize, column: usize, x: [f64; 2]| {
             let angle = f64::from(positions[row])
                 * f64::from(config.rope_theta).powf(-2.0 * ((column % 8) / 2) as f64 / f64::from(head_dim));
             // x is the element and its partner.
-            if column % 2 == 0 { x[0] * angle.cos() - x[1] * angle.sin() } else { x[1] * angle.sin() + x[0] * angle.cos() }
+            if column % 2 == 0 {
+                x[0] * angle.cos() - x[1] * angle.sin()
+            } else {
+                x[1] * angle.sin() + x[0] * angle.cos()
+            }
         };
         let pairs = |row: usize, column: usize, x: f64| turned(row, column, [x, case.exact(row, column ^ 1).0]);
         case.check(&result, false, pairs)?;
@@ -109,7 +114,8 @@ fn bias(gpu: &Gpu) -> Result<(), Failed> {
     let mut rng = support::rng();
     let bias: Vec<f32> = (0..8).map(|_| rng.f32()).collect();
     let buffer = upload(gpu, &DType::F32.encode(&bias));
-    let problem = Matmul { epilogue: Epilogue::Bias, c_f32: true, ..Matmul::new(Form::Forward, [9, 6, 20], DType::F16) };
+    let problem =
+        Matmul { epilogue: Epilogue::Bias, c_f32: true, ..Matmul::new(Form::Forward, [9, 6, 20], DType::F16) };
     let case = Product::random(problem, &mut rng);
     let result = case.run(&gpu.attention, tiles(gpu, Form::Forward, [9, 6, 20])[0], false, None, Some(&buffer))?;
     case.check(&result, false, |_, column, x| x + f64::from(bias[column]))
@@ -207,12 +213,10 @@ impl Product {
             device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: None, contents: &contents, usage })
         };
         let nan = vec![f32::NAN; self.before.len()];
-        let [a, b, c] = [
-            place(&self.a, a_type),
-            place(&self.b, dtype),
-            place(if add { &self.before } else { &nan }, c_type),
-        ];
-        let matrix = |buffer, len: u32, dtype: DType| Matrix { buffer, offset: 4 * dtype.size(), stride: padded(len) as u32 };
+        let [a, b, c] =
+            [place(&self.a, a_type), place(&self.b, dtype), place(if add { &self.before } else { &nan }, c_type)];
+        let matrix =
+            |buffer, len: u32, dtype: DType| Matrix { buffer, offset: 4 * dtype.size(), stride: padded(len) as u32 };
         let (a_len, b_len) = match form {
             Form::Forward => (depth, depth),
             Form::InputGradient => (depth, columns),
@@ -248,7 +252,8 @@ impl Product {
                 let before = if add { f64::from(self.before[i]) } else { 0.0 };
                 let expected = then(row, column, product) + before;
                 // A rotated element has its partner's terms as well.
-                let size = size + if then(0, 1, 1.0) == 1.0 { 0.0 } else { self.exact(row, (column ^ 1) % columns as usize).1 };
+                let size = size
+                    + if then(0, 1, 1.0) == 1.0 { 0.0 } else { self.exact(row, (column ^ 1) % columns as usize).1 };
                 let bound = f64::from(depth + 2) * DType::F32.epsilon() * (size + before.abs())
                     + epsilon * expected.abs()
                     + 1e-7;
