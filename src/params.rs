@@ -109,6 +109,20 @@ pub(crate) struct MatmulParams {
     pub head_quads: u32,
 }
 
+/// `Params` of layer/params.wgsl.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+pub(crate) struct LayerParams {
+    pub work: u32,
+    pub grid_width: u32,
+    pub rows: u32,
+    pub quads: u32,
+    pub head_quads: u32,
+    pub factor: f32,
+    pub epsilon: f32,
+    pub lambda_init: f32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +130,7 @@ mod tests {
 
     const VIEW: &str = include_str!("../shaders/view.wgsl");
     const TENSORS: &str = include_str!("../shaders/params.wgsl");
+    const LAYER: &str = include_str!("../shaders/layer/params.wgsl");
     const MATMUL: &str = include_str!("../shaders/matmul/params.wgsl");
     const CACHE: &str = include_str!("../shaders/decode/params.wgsl");
 
@@ -195,5 +210,6 @@ mod tests {
             add,
             head_quads
         );
+        compare!(LAYER, LayerParams, "Params", work, grid_width, rows, quads, head_quads, factor, epsilon, lambda_init);
     }
 }

@@ -11,6 +11,7 @@
 
 mod config;
 mod cost;
+mod device;
 mod found;
 mod host;
 pub mod rotary;
@@ -23,6 +24,7 @@ pub use crate::shader::Epilogue;
 pub use crate::tile::{Form, MatmulTile};
 pub(crate) use config::NORM_EPSILON;
 pub use config::{Config, Kind, Parameter};
+pub use device::{LayerPass, LayerPlan, MultiheadDiffAttention};
 pub use found::Found;
 pub use host::{HostGradients, HostTokens};
 pub use weights::Weights;

@@ -61,9 +61,10 @@ impl ForwardPlan {
     ) -> Result<Self> {
         problem.validate()?;
         Sizes::of(problem)?;
-        let (variant, reason) = choose(problem, options, attention.caps())?;
-        let tiled = matches!(variant.path, Path::Portable | Path::Subgroup);
-        if standard && (!tiled || problem.options.a2) {
+        // Standard attention has tiled kernels only.
+        let caps = Caps { matrix: attention.caps().matrix.filter(|_| !standard), ..attention.caps().clone() };
+        let (variant, reason) = choose(problem, options, &caps)?;
+        if standard && (variant.tile.is_none() || problem.options.a2) {
             let (what, hint) = ("standard attention on this path, or with a2", "choose a tiled path, and no a2");
             return Err(Error::Unsupported { what: what.into(), hint: hint.into() });
         }

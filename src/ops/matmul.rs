@@ -7,6 +7,7 @@ use wgpu::util::DeviceExt as _;
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
 use crate::ops::bind;
+use crate::ops::cache_launch::Dispatch;
 use crate::ops::launch::grid;
 use crate::params::MatmulParams;
 use crate::pipeline::AnyVariant;
@@ -90,9 +91,7 @@ pub struct MatmulPlan {
 /// One dispatch bound to buffers. Encoding allocates, creates and submits nothing.
 #[derive(Debug, Clone)]
 pub struct MatmulPass {
-    pipeline: Arc<wgpu::ComputePipeline>,
-    bind_group: wgpu::BindGroup,
-    grid: [u32; 2],
+    dispatch: Dispatch,
 }
 
 impl Matmul {
@@ -240,16 +239,14 @@ impl MatmulPlan {
         let layout = &self.pipeline.get_bind_group_layout(0);
         let descriptor = wgpu::BindGroupDescriptor { label: Some(&label), layout, entries: &entries };
         let bind_group = self.attention.device.create_bind_group(&descriptor);
-        Ok(MatmulPass { pipeline: self.pipeline.clone(), bind_group, grid })
+        Ok(MatmulPass { dispatch: Dispatch { pipeline: self.pipeline.clone(), bind_group, grid } })
     }
 }
 
 impl MatmulPass {
     /// Records the dispatch. Creates, allocates and submits nothing.
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
+        self.dispatch.encode(pass);
     }
 }
 

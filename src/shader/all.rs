@@ -27,7 +27,7 @@ impl Variant {
                 };
                 let forward = Variant::forward(&problem, path, tile, caps);
                 variants.push(forward);
-                if tile.is_some() && problem.shape.head_dim == 40 {
+                if matches!(path, Path::Portable | Path::Subgroup) && problem.shape.head_dim == 40 {
                     variants.push(Variant { standard: true, a2: false, ..forward });
                 }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.

@@ -79,7 +79,17 @@ const FILES: &[(&str, &str)] = wgsl![
     "matmul/write_plain.wgsl",
     "matmul/write_biased.wgsl",
     "matmul/write_rotated.wgsl",
+    "layer/params.wgsl",
     "layer/turned.wgsl",
+    "layer/rotate_back.wgsl",
+    "layer/lambda_type.wgsl",
+    "layer/lambda.wgsl",
+    "layer/lambda_backward.wgsl",
+    "layer/norm.wgsl",
+    "layer/norm_backward.wgsl",
+    "layer/norm_sums.wgsl",
+    "layer/column_sums.wgsl",
+    "layer/sum.wgsl",
 ];
 
 pub(crate) fn file(name: &str) -> &'static str {

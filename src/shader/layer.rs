@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::file;
 use crate::caps::Caps;
 use crate::problem::DType;
-use crate::tile::{Form, MatmulTile, matmul_tile};
+use crate::tile::{Form, MatmulTile, NAIVE_THREADS, matmul_tile};
 
 /// What becomes of a matrix product's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +38,20 @@ pub struct MatmulKernel {
 pub enum LayerKernel {
     /// A projection or one of its gradients.
     Matmul(MatmulKernel),
+    /// The gradient through the rotary embedding.
+    RotateBack,
+    /// V1's λ.
+    Lambda,
+    /// The gradients of the vectors that make V1's λ.
+    LambdaBackward,
+    /// V1's difference and norm.
+    Norm,
+    /// Backward through them.
+    NormBackward,
+    /// The gradients of the norm's weight and of λ.
+    NormSums,
+    /// Sums of the columns of an f32 matrix.
+    ColumnSums,
 }
 
 /// One compiled kernel of the attention module: everything that its text depends on.
@@ -74,6 +88,19 @@ impl LayerVariant {
                 ];
                 label.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
             }
+            small => {
+                let name = match small {
+                    LayerKernel::Matmul(_) => "matmul",
+                    LayerKernel::RotateBack => "rotate_back",
+                    LayerKernel::Lambda => "lambda",
+                    LayerKernel::LambdaBackward => "lambda_backward",
+                    LayerKernel::Norm => "norm",
+                    LayerKernel::NormBackward => "norm_backward",
+                    LayerKernel::NormSums => "norm_sums",
+                    LayerKernel::ColumnSums => "column_sums",
+                };
+                let _ = write!(label, "{name}.{}", self.dtype.name());
+            }
         }
         label.push_str(if self.unpack_f16 { ".unpack" } else { "" });
         label
@@ -87,6 +114,22 @@ impl LayerVariant {
                 Epilogue::Bias => 5,
                 Epilogue::Rotary => 6,
             },
+            LayerKernel::Lambda | LayerKernel::ColumnSums => 3,
+            LayerKernel::RotateBack => 4,
+            LayerKernel::LambdaBackward => 5,
+            LayerKernel::Norm => 6,
+            LayerKernel::NormSums => 7,
+            LayerKernel::NormBackward => 9,
+        }
+    }
+
+    /// How much of `params.work` one workgroup does.
+    pub(crate) const fn work_per_workgroup(&self) -> u32 {
+        match self.kernel {
+            LayerKernel::Matmul(_) | LayerKernel::Lambda | LayerKernel::NormSums | LayerKernel::ColumnSums => 1,
+            LayerKernel::RotateBack | LayerKernel::LambdaBackward | LayerKernel::Norm | LayerKernel::NormBackward => {
+                NAIVE_THREADS
+            }
         }
     }
 
@@ -116,6 +159,19 @@ impl LayerVariant {
                     Epilogue::Rotary => &["matmul/write_rotated.wgsl", "layer/turned.wgsl"],
                 });
             }
+            small => {
+                files.push("layer/params.wgsl");
+                files.extend(match small {
+                    LayerKernel::RotateBack => &["layer/rotate_back.wgsl", "layer/turned.wgsl"][..],
+                    LayerKernel::Lambda => &["layer/lambda.wgsl", "layer/lambda_type.wgsl"],
+                    LayerKernel::LambdaBackward => &["layer/lambda_backward.wgsl", "layer/lambda_type.wgsl"],
+                    LayerKernel::Norm => &["layer/norm.wgsl", "layer/lambda_type.wgsl"],
+                    LayerKernel::NormBackward => &["layer/norm_backward.wgsl", "layer/lambda_type.wgsl"],
+                    LayerKernel::NormSums => &["layer/norm_sums.wgsl", "layer/lambda_type.wgsl", "layer/sum.wgsl"],
+                    LayerKernel::ColumnSums => &["layer/column_sums.wgsl", "layer/sum.wgsl"],
+                    LayerKernel::Matmul(_) => &[],
+                });
+            }
         }
         files
     }
@@ -136,6 +192,7 @@ impl LayerVariant {
                     ("B_SLOTS", tile.b_slots()),
                 ]
             }
+            _ => vec![("THREADS", NAIVE_THREADS)],
         };
         for (name, value) in constants {
             let _ = writeln!(text, "const {name}: u32 = {value}u;");
@@ -148,7 +205,8 @@ impl LayerVariant {
 
     /// Every kind of kernel that a device with these capabilities may be given.
     pub fn all(caps: &Caps) -> Vec<LayerVariant> {
-        let mut kernels = Vec::new();
+        use LayerKernel::{ColumnSums, Lambda, LambdaBackward, Norm, NormBackward, NormSums, RotateBack};
+        let mut kernels = vec![RotateBack, Lambda, LambdaBackward, Norm, NormBackward, NormSums, ColumnSums];
         let epilogues = [Epilogue::Plain, Epilogue::Bias, Epilogue::Rotary];
         for form in Form::ALL {
             for (rows, columns) in [(1, 64), (1024, 1024)] {

@@ -10,6 +10,7 @@ mod decode;
 mod device;
 mod errors;
 mod golden;
+mod layer;
 mod limits;
 mod matmul;
 mod matrix;
@@ -76,6 +77,7 @@ fn cases() -> Vec<Case> {
     #[cfg(feature = "cli")]
     cases.extend(bench::cases());
     cases.extend(matmul::cases());
+    cases.extend(layer::cases());
     cases
 }
 
