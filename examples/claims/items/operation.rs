@@ -81,7 +81,7 @@ fn halves(kv_heads: u32, rng: &mut Rng) -> Claim {
     let Truth { a1, a2, .. } = tensors.truth(&problem);
     let heads = heads as usize;
     let head = |token: usize, i: usize| {
-        let member = if i % 2 == 0 { &a1 } else { &a2 };
+        let member = [&a1, &a2][i % 2];
         &member[(token * heads + i / 2) * dim..][..dim]
     };
     let mut split = vec![];
