@@ -5,5 +5,6 @@
 //! beside those of another device while [`Header::suite`] and [`Header::suite_version`] are the same.
 
 mod record;
+mod validate;
 
 pub use record::{Header, Limits, Record, Row, SCHEMA, Timer};

@@ -3,14 +3,18 @@
 mod args;
 mod attend;
 mod check;
+mod compare;
 mod device;
 mod engine;
 mod expected;
 mod gpu;
 mod info;
 mod inputs;
+mod markdown;
 mod output;
 mod parameters;
+mod records;
+mod report;
 mod tables;
 mod tensors;
 
@@ -29,6 +33,8 @@ fn main() -> ExitCode {
         Command::Attend(args) => attend::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Compare(args) => compare::run(args, &mut stdout),
+        Command::Report(args) => report::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,207 @@
+//! What the records say, put in order: devices, cases, the best row of each, and one paragraph about it all. Pure.
+
+use diffattn::bench::{Header, Record, Row};
+
+use crate::records::{self, Case, is_software};
+
+/// Records side by side.
+pub struct View<'a> {
+    pub devices: Vec<Device<'a>>,
+    /// Each case that any record has, grouped by operation, in the order of the records.
+    pub cases: Vec<Case>,
+}
+
+/// One record.
+pub struct Device<'a> {
+    pub header: &'a Header,
+    pub rows: &'a [Row],
+    /// Short name, different from that of every other record.
+    pub name: String,
+}
+
+/// The best rows of one case on one device.
+pub struct Best<'a> {
+    /// DIFF V2 the best way that was measured: fused where there is a fused row.
+    pub v2: &'a Row,
+    /// Time of the un-fused computation ÷ that of the fused one.
+    pub unfused: Option<f64>,
+    /// Time of V2 ÷ time of an ordinary attention with as many output heads.
+    pub baseline: Option<f64>,
+}
+
+impl<'a> View<'a> {
+    pub fn of(records: &'a [Record]) -> Self {
+        let mut devices: Vec<_> = records
+            .iter()
+            .map(|Record { header, rows }| Device { header, rows, name: name(header) })
+            .collect();
+        for index in 0..devices.len() {
+            let same = |device: &&Device| device.name == devices[index].name;
+            if devices.iter().filter(same).count() > 1 {
+                // All of one name, before any of them is changed.
+                let wanted = devices[index].name.clone();
+                let alike = devices.iter_mut().filter(|device| device.name == wanted);
+                alike.enumerate().for_each(|(number, device)| device.name = format!("{} #{}", device.name, number + 1));
+            }
+        }
+        let mut cases: Vec<Case> = Vec::new();
+        for row in records.iter().flat_map(|record| &record.rows) {
+            let case = Case::of(row);
+            if !cases.contains(&case) {
+                cases.push(case);
+            }
+        }
+        let ops: Vec<_> = cases.iter().map(|case| case.op.clone()).collect();
+        let first = |op: &String| ops.iter().position(|other| other == op);
+        cases.sort_by_key(|case| first(&case.op));
+        View { devices, cases }
+    }
+
+    /// Operations, each once.
+    pub fn ops(&self) -> Vec<&str> {
+        let mut ops: Vec<_> = self.cases.iter().map(|case| case.op.as_str()).collect();
+        ops.dedup();
+        ops
+    }
+
+    pub fn cases_of<'b>(&'b self, op: &'b str) -> impl Iterator<Item = &'b Case> {
+        self.cases.iter().filter(move |case| case.op == op)
+    }
+
+    /// Among the devices that are ranked, the one with the shortest time; `None` unless there are two to compare.
+    pub fn fastest(&self, case: &Case) -> Option<usize> {
+        let ranked = self.devices.iter().enumerate().filter(|(_, device)| device.ranked());
+        let times: Vec<_> = ranked.filter_map(|(index, device)| Some((index, device.best(case)?.v2.median_ns))).collect();
+        let least = times.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
+        (times.len() > 1).then_some(least.0)
+    }
+
+    /// `suite quick, version 1`.
+    pub fn suite(&self) -> String {
+        let mut names: Vec<_> = self.devices.iter().map(|device| device.header.suite.as_str()).collect();
+        names.dedup();
+        let version = self.devices.first().map_or(0, |device| device.header.suite_version);
+        format!("suite {}, version {version}", names.join(" and "))
+    }
+
+    /// What ran, on what, and how near to its own limit: plain sentences.
+    pub fn summary(&self) -> Vec<String> {
+        let rows = || self.devices.iter().flat_map(|device| device.rows);
+        let (total, failed) = (rows().count(), rows().filter(|row| !row.passed).count());
+        let mut sentences = vec![format!(
+            "{} of {}: {}.",
+            if self.devices.len() == 1 { "One record".into() } else { format!("{} records", self.devices.len()) },
+            self.suite(),
+            self.devices.iter().map(Device::place).collect::<Vec<_>>().join("; "),
+        )];
+        sentences.push(match failed {
+            0 => format!("Each of the {total} results was within its error bound of the float64 reference before it was timed."),
+            _ => format!("{failed} of {total} results were outside their error bound; they were not timed."),
+        });
+        sentences.extend(self.devices.iter().filter_map(|device| device.sentence(&self.cases)));
+        sentences
+    }
+}
+
+/// Adapter, and the stack where it is another one.
+fn name(header: &Header) -> String {
+    let stack = if header.stack == "diffattn" { String::new() } else { format!(" · {}", header.stack) };
+    format!("{}{stack}", header.adapter)
+}
+
+impl<'a> Device<'a> {
+    /// `NVIDIA X (vulkan, driver)`.
+    fn place(&self) -> String {
+        let Header { backend, driver, .. } = self.header;
+        let driver = if driver.is_empty() { String::new() } else { format!(", {driver}") };
+        format!("{} ({backend}{driver})", self.name)
+    }
+
+    /// Why its numbers are not to be compared with those of others, or how they came about.
+    pub fn marks(&self) -> Vec<&'static str> {
+        let header = self.header;
+        let marks = [
+            (is_software(header), "software"),
+            (header.throttled, "throttled"),
+            (header.limits_after.is_none(), "stopped early"),
+            (header.dirty == Some(true), "changed source"),
+        ];
+        marks.into_iter().filter_map(|(is, mark)| is.then_some(mark)).collect()
+    }
+
+    /// Whether it is put in order with others.
+    pub fn ranked(&self) -> bool {
+        !is_software(self.header) && !self.header.throttled
+    }
+
+    /// Rows that were timed. The CPU engine beside a GPU is not this device.
+    pub fn timed(&self) -> impl Iterator<Item = &'a Row> {
+        let engine = self.header.backend != "cpu";
+        self.rows.iter().filter(move |row| row.passed && !(engine && row.path == "cpu"))
+    }
+
+    /// The shortest row of one form of a case.
+    pub fn fastest(&self, case: &Case, form: &str) -> Option<&'a Row> {
+        let rows = self.timed().filter(|row| row.form == form && Case::of(row) == *case);
+        rows.min_by(|a, b| a.median_ns.total_cmp(&b.median_ns))
+    }
+
+    /// `None` where DIFF V2 was not timed.
+    pub fn best(&self, case: &Case) -> Option<Best<'a>> {
+        let [fused, unfused, baseline] = ["fused", "unfused", "baseline"].map(|form| self.fastest(case, form));
+        let v2 = fused.or(unfused)?;
+        Some(Best {
+            v2,
+            unfused: fused.and(unfused).map(|unfused| unfused.median_ns / v2.median_ns),
+            baseline: baseline.map(|baseline| v2.median_ns / baseline.median_ns),
+        })
+    }
+
+    /// What it has no time for though another record has one, and why.
+    pub fn missing(&self, cases: &[Case]) -> Vec<(String, String)> {
+        let without = cases.iter().filter(|case| !self.rows.iter().any(|row| Case::of(row) == **case));
+        without.map(|case| (format!("{} {case}", case.op), "only in another record".into())).collect()
+    }
+
+    /// How near to its own limit, and against what.
+    fn sentence(&self, cases: &[Case]) -> Option<String> {
+        let best: Vec<_> = cases.iter().filter_map(|case| self.best(case)).collect();
+        let of = |op: &'a str| best.iter().map(|best| best.v2).filter(move |row| row.op == op);
+        let most = |rows: &mut dyn Iterator<Item = f64>| rows.max_by(f64::total_cmp);
+        let rates = [
+            most(&mut of("forward").map(|row| row.tflops)).map(|rate| format!("forward up to {}", records::flops(rate))),
+            most(&mut of("backward").map(|row| row.tflops)).map(|rate| format!("backward up to {}", records::flops(rate))),
+            most(&mut of("decode").map(|row| row.gb_s)).map(|rate| format!("decode up to {}", records::bandwidth(rate))),
+        ];
+        let mut parts: Vec<_> = rates.into_iter().flatten().collect();
+        let mut shares: Vec<_> = best.iter().map(|best| best.v2.pct_of_limit).filter(|share| *share > 0.0).collect();
+        shares.sort_by(f64::total_cmp);
+        if let (Some(middle), Some(last)) = (shares.get(shares.len() / 2), shares.last()) {
+            let (middle, last) = (records::digits(*middle), records::digits(*last));
+            parts.push(format!("{middle} % of what the device itself can do in the median case and {last} % in the best"));
+        }
+        if let Some(mean) = mean(best.iter().filter_map(|best| best.unfused)) {
+            parts.push(format!("the un-fused computation takes {} times as long", records::digits(mean)));
+        }
+        if let Some(mean) = mean(best.iter().filter_map(|best| best.baseline)) {
+            parts.push(format!("{} times the time of an ordinary attention", records::digits(mean)));
+        }
+        let unranked = match (is_software(self.header), self.header.throttled) {
+            (true, _) => " A software driver says nothing about a GPU: it is left out of rankings.",
+            (false, true) => " The device became slower while it ran: it is left out of rankings.",
+            (false, false) => "",
+        };
+        (!parts.is_empty()).then(|| format!("{}: {}.{unranked}", self.name, parts.join("; ")))
+    }
+}
+
+/// Geometric mean.
+fn mean(ratios: impl Iterator<Item = f64>) -> Option<f64> {
+    let logs: Vec<_> = ratios.map(f64::ln).collect();
+    (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
+}
+
+/// The rate that tells about a row: bytes for decoding, operations otherwise.
+pub fn rate(row: &Row) -> String {
+    if row.op == "decode" { records::bandwidth(row.gb_s) } else { records::flops(row.tflops) }
+}
