@@ -7,4 +7,4 @@
 mod record;
 mod validate;
 
-pub use record::{Header, Limits, Record, Row, SCHEMA, Timer};
+pub use record::{Header, Limits, Record, Row, SCHEMA, Skipped, Timer};

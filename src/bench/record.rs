@@ -77,6 +77,18 @@ pub struct Header {
     pub limits_after: Option<Limits>,
     /// Whether a limit fell by more than 5 % in between: the clock went down, and the rows are not to be compared.
     pub throttled: bool,
+    /// Cases of the suite without a row, and why.
+    #[serde(default)]
+    pub skipped: Vec<Skipped>,
+}
+
+/// A case that was not measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The case, in words.
+    pub case: String,
+    /// Why: what the device lacks, how long it would take, how much memory it needs, or that the run was stopped.
+    pub reason: String,
 }
 
 /// What the device itself can do, measured in the run. `None` is "not measured here", never zero.
@@ -149,6 +161,10 @@ pub struct Row {
     pub max_err: f64,
     /// The bound.
     pub err_bound: f64,
+    /// What was held against the reference: `whole`, every element; or `sample`, every element of a smaller problem
+    /// through the same kernel, and rows of the case itself.
+    #[serde(default)]
+    pub verified: String,
     /// How the samples were timed.
     pub timer: Timer,
     /// Runs before the first sample.
@@ -255,6 +271,7 @@ mod tests {
             limits_before: Limits { fma_f32_tflops: Some(0.07), ..Limits::default() },
             limits_after: None,
             throttled: false,
+            skipped: vec![Skipped { case: "decode".into(), reason: "no room".into() }],
         }
     }
 

@@ -34,7 +34,9 @@ fn limits_are_positive(limits: &Limits) -> Result<(), String> {
         ("dispatch_us", dispatch_us),
     ];
     match named.iter().find(|(_, limit)| limit.is_some_and(|limit| limit <= 0.0)) {
-        Some((name, limit)) => Err(format!("the limit {name} is {}, but what was not measured is null", limit.unwrap_or(0.0))),
+        Some((name, limit)) => {
+            Err(format!("the limit {name} is {}, but what was not measured is null", limit.unwrap_or(0.0)))
+        }
         None => Ok(()),
     }
 }

@@ -131,8 +131,7 @@ impl<'a> Comparison<'a> {
     fn of(before: &'a Record, after: &'a Record, threshold: f64) -> Result<Self> {
         let key = |row: &Row| (Case::of(row), row.form.clone(), row.path.clone());
         let find = |rows: &'a [Row], wanted: &Row| rows.iter().find(|row| key(row) == key(wanted));
-        let pairs: Vec<_> =
-            before.rows.iter().filter_map(|row| Some((row, find(&after.rows, row)?))).collect();
+        let pairs: Vec<_> = before.rows.iter().filter_map(|row| Some((row, find(&after.rows, row)?))).collect();
         ensure!(!pairs.is_empty(), "the records have no row in common");
         let rows = pairs.into_iter().map(|(before, after)| judge(before, after, threshold));
         Ok(Comparison {
@@ -180,9 +179,11 @@ impl<'a> Comparison<'a> {
                 writeln!(out, "- {} {} {} {}", row.op, Case::of(row), row.form, row.path)?;
             }
         }
-        let counts = [Verdict::Faster, Verdict::Slower, Verdict::Wrong, Verdict::Same].map(|verdict| self.count(verdict));
+        let counts =
+            [Verdict::Faster, Verdict::Slower, Verdict::Wrong, Verdict::Same].map(|verdict| self.count(verdict));
         let [faster, slower, wrong, same] = counts;
-        let mean = self.mean().map_or(String::new(), |mean| format!("; medians by {} (geometric mean)", signed(mean - 1.0)));
+        let mean =
+            self.mean().map_or(String::new(), |mean| format!("; medians by {} (geometric mean)", signed(mean - 1.0)));
         writeln!(
             out,
             "\n{} rows compared: {slower} slower, {faster} faster, {wrong} wrong, {same} without change beyond {} % and \

@@ -23,7 +23,8 @@ pub fn plot(view: &View, op: &str) -> Result<Option<String>> {
     let groups: Vec<Group> = view
         .cases_of(op)
         .filter_map(|case| {
-            let best = view.devices.iter().enumerate().filter_map(|(index, device)| Some((index, device.best(case)?.v2)));
+            let best =
+                view.devices.iter().enumerate().filter_map(|(index, device)| Some((index, device.best(case)?.v2)));
             let shares = best.filter(|(_, row)| row.pct_of_limit > 0.0);
             let bars: Vec<_> = shares.map(|(index, row)| (index, row.pct_of_limit, row.bound_by.clone())).collect();
             (!bars.is_empty()).then(|| (case.to_string(), bars))

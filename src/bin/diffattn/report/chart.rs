@@ -6,6 +6,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use super::palette::{GRID, MUTED};
+use crate::records::digits;
 
 pub const WIDTH: u32 = 800;
 pub const HEIGHT: u32 = 560;
@@ -28,6 +29,16 @@ pub fn svg(width: u32, height: u32, draw: impl FnOnce(&Area<'_>) -> Result<()>) 
 /// Drawing into memory fails only where we made a mistake.
 pub fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("a plot cannot be drawn: {error}")
+}
+
+/// A number beside an axis: three digits without zeros behind them.
+pub fn number(value: f64) -> String {
+    let text = digits(value);
+    if text.contains('.') && !text.contains('e') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        text
+    }
 }
 
 /// Empty axes with these titles; `x_text` and `y_text` write the numbers beside them.

@@ -10,9 +10,11 @@ use crate::records::{Case, digits, time};
 
 pub fn markdown(view: &View) -> String {
     let mut text = String::new();
-    for sentence in view.summary() {
-        let _ = writeln!(text, "{}\n", cell(&sentence));
+    let _ = writeln!(text, "{}\n", cell(&view.summary()));
+    for device in &view.devices {
+        let _ = writeln!(text, "- {}: {}.", named(device), cell(&device.sentences(&view.cases).join(". ")));
     }
+    text.push('\n');
     for op in view.ops() {
         let _ = writeln!(text, "### {}\n\n{}", cell(op), best(view, op));
     }
@@ -31,8 +33,7 @@ pub fn markdown(view: &View) -> String {
 
 /// Devices side by side: the best time of each case.
 fn best(view: &View, op: &str) -> String {
-    let columns =
-        ["case", "device", "kernel", "median", "rate", "% of own limit", "un-fused ÷ fused", "V2 ÷ ordinary"];
+    let columns = ["case", "device", "kernel", "median", "rate", "% of own limit", "un-fused ÷ fused", "V2 ÷ ordinary"];
     let rows = view.cases_of(op).flat_map(|case| {
         let fastest = view.fastest(case);
         view.devices.iter().enumerate().filter_map(move |(index, device)| {

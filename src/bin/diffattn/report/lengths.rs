@@ -1,15 +1,14 @@
 //! Throughput against length: a small plot for each kind of problem that was measured at two lengths or more.
 
-use std::ops::Range;
-
 use anyhow::Result;
 use diffattn::Shape;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
-use super::chart::{self, failed};
+use super::chart::{self, Chart, failed};
 use super::palette::series;
 use super::view::View;
-use crate::records::{Case, digits};
+use crate::records::Case;
 
 /// A plot and what it shows.
 pub struct Plot {
@@ -82,35 +81,49 @@ fn plot(lines: &[Line], op: &str) -> Result<String> {
     let longest = fold(f64::max, &mut points().map(|point| point.0));
     let shortest = fold(f64::min, &mut points().map(|point| point.0));
     let most = fold(f64::max, &mut points().map(|point| point.1));
+    let least = fold(f64::min, &mut points().map(|point| point.1));
     let (divisor, unit) = match (op == "decode", most >= 1e3) {
         (true, true) => (1e3, "TB/s"),
         (true, false) => (1.0, "GB/s"),
         (false, true) => (1e3, "TFLOP/s"),
         (false, false) => (1.0, "GFLOP/s"),
     };
-    let x: Range<f64> = shortest / 1.15..longest * 1.15;
-    let y: Range<f64> = 0.0..most / divisor * 1.1;
+    let (least, most) = (least / divisor, most / divisor);
     chart::svg(chart::WIDTH, chart::HEIGHT, |area| {
-        let horizontal = (x.log_scale().base(2.0), "keys", &length as &dyn Fn(&f64) -> _);
-        let number = |value: &f64| digits(*value);
-        let mut chart = chart::axes(area, horizontal, (y, unit, &number as &dyn Fn(&f64) -> _))?;
-        for line in lines {
-            let style = series(line.device).rgb().stroke_width(3);
-            let points: Vec<_> = line.points.iter().map(|&(length, rate)| (length, rate / divisor)).collect();
-            match line.dashes {
-                None => chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(failed)?,
-                Some([on, off]) => {
-                    chart.draw_series(DashedLineSeries::new(points.iter().copied(), on, off, style)).map_err(failed)?
-                }
-            };
-            let dot = |&point: &(f64, f64)| Circle::new(point, 6, series(line.device).rgb().filled());
-            chart.draw_series(points.iter().map(dot)).map_err(failed)?;
+        let number = |value: &f64| chart::number(*value);
+        let keys = ((shortest / 1.15..longest * 1.15).log_scale().base(2.0), "keys", &length as &dyn Fn(&f64) -> _);
+        // Devices of very different speed need a logarithmic axis to be seen side by side.
+        if most > 10.0 * least {
+            let rate = ((least / 2.0..most * 2.0).log_scale(), unit, &number as &dyn Fn(&f64) -> _);
+            draw(&mut chart::axes(area, keys, rate)?, lines, divisor)
+        } else {
+            let rate = (0.0..most * 1.1, unit, &number as &dyn Fn(&f64) -> _);
+            draw(&mut chart::axes(area, keys, rate)?, lines, divisor)
         }
-        Ok(())
     })
+}
+
+fn draw<X, Y>(chart: &mut Chart<'_, '_, X, Y>, lines: &[Line], divisor: f64) -> Result<()>
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
+    for line in lines {
+        let colour = series(line.device).rgb();
+        let points = line.points.iter().map(|&(length, rate)| (length, rate / divisor));
+        match line.dashes {
+            None => chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(3))).map_err(failed)?,
+            Some([on, off]) => {
+                let dashed = DashedLineSeries::new(points.clone(), on, off, colour.stroke_width(3));
+                chart.draw_series(dashed).map_err(failed)?
+            }
+        };
+        chart.draw_series(points.map(|point| Circle::new(point, 6, colour.filled()))).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// `512`, `4k`.
 fn length(keys: &f64) -> String {
-    if *keys >= 1024.0 { format!("{}k", digits(*keys / 1024.0)) } else { digits(*keys) }
+    if *keys >= 1024.0 { format!("{}k", chart::number(*keys / 1024.0)) } else { chart::number(*keys) }
 }

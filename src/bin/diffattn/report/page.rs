@@ -26,18 +26,21 @@ pub fn html(view: &View) -> Result<String> {
             body {
                 main {
                     h1 { "Differential attention, measured" }
-                    @for sentence in view.summary() { p.summary { (sentence) } }
+                    p.summary { (view.summary()) }
                     section.devices {
-                        @for (index, device) in view.devices.iter().enumerate() { (card(index, device)) }
+                        @for (index, device) in view.devices.iter().enumerate() { (card(view, index, device)) }
                     }
                     @if let Some(svg) = roofline {
                         section {
                             h2 { "Roofline" }
-                            (figure("Roofline of every row", &svg, html! {
-                                "Lines are what each device can do at best, measured in the same run: rising with its \
-                                 memory, level with its arithmetic. Filled dots are the fused kernels; rings are the \
-                                 un-fused computation and ordinary attention. (log–log)"
-                            }))
+                            div.beside {
+                                (figure("Roofline of every row", &svg, html! {
+                                    "Lines are what each device can do at best, measured in the same run: rising with its \
+                                     memory, level with its arithmetic (two levels where it has matrix units). Filled dots \
+                                     are the fused kernels; rings are the un-fused computation and ordinary attention. Both \
+                                     axes are logarithmic."
+                                }))
+                            }
                         }
                     }
                     @for op in ops { (op) }
@@ -73,7 +76,7 @@ fn marks(device: &Device) -> Markup {
 }
 
 /// On what a record was made.
-fn card(index: usize, device: &Device) -> Markup {
+fn card(view: &View, index: usize, device: &Device) -> Markup {
     let Header { backend, driver, os, cpu, version, commit, stack, timestamp, command, browser, .. } = device.header;
     let limits = limits(&device.header.limits_before, device.header.limits_after.as_ref());
     html! {
@@ -82,8 +85,9 @@ fn card(index: usize, device: &Device) -> Markup {
             p.muted {
                 (backend) @if !driver.is_empty() { " · " (driver) } br;
                 (os) @if let Some(cpu) = cpu { " · " (cpu) } @if let Some(browser) = browser { " · " (browser) } br;
-                (stack) " " (version) @if let Some(commit) = commit { " @ " (commit) } " · " (timestamp)
+                (stack) " " (version) @if let Some(commit) = commit { " @ " (commit) } " · " span.whole { (timestamp) }
             }
+            p.rates { @for sentence in device.sentences(&view.cases) { (sentence) ". " } }
             @if !limits.is_empty() {
                 dl { @for (name, value) in limits { div { dt { (name) } dd { (value) } } } }
             }
@@ -105,8 +109,9 @@ fn limits(before: &Limits, after: Option<&Limits>) -> Vec<(&'static str, String)
     ];
     let shown = rows.into_iter().filter_map(|(name, pick, text)| {
         let first = pick(before)?;
-        let change = after.and_then(pick).map(|last| format!(" ({:+.0} %)", 100.0 * (last / first - 1.0)));
-        Some((name, text(first) + &change.unwrap_or_default()))
+        let change = after.and_then(pick).map(|last| 100.0 * (last / first - 1.0)).filter(|change| change.abs() >= 0.5);
+        let change = change.map_or(String::new(), |change| format!(", then {change:+.0} %"));
+        Some((name, text(first) + &change))
     });
     shown.collect()
 }
@@ -119,14 +124,24 @@ fn operation(view: &View, op: &str) -> Result<Markup> {
         section {
             h2 { (op) }
             (table(view, op))
-            @if let Some(svg) = bars {
-                (figure(&format!("{op}: percent of the device's own limit"), &svg, html! {
-                    "How near to the device's own limit: the time that the limit alone would take, of the time that it took."
-                }))
+            p.muted {
+                "Un-fused 1.5×: the un-fused computation takes 1.5 times as long. 1.9× ordinary: as long as 1.9 ordinary \
+                 attentions with the same number of output heads."
             }
-            @if !plots.is_empty() {
-                div.small { @for plot in plots { (figure(&plot.title, &plot.svg, html! { (plot.title) })) } }
-                p.muted { "Solid: fused. Long dashes: un-fused. Short dashes: ordinary attention with as many output heads." }
+            @if bars.is_some() || !plots.is_empty() {
+                div.small {
+                    @if let Some(svg) = bars {
+                        (figure(&format!("{op}: percent of the device's own limit"), &svg, html! {
+                            "The time that the device's own limit alone would take, in percent of the time it took. The limit \
+                             that binds is named: matrix units, f32 multiply-adds, reading memory, or dispatches."
+                        }))
+                    }
+                    @for plot in plots {
+                        (figure(&format!("{op}: throughput against length, {}", plot.title), &plot.svg, html! {
+                            (plot.title) ". Solid: fused; long dashes: un-fused; short dashes: ordinary attention."
+                        }))
+                    }
+                }
             }
         }
     })

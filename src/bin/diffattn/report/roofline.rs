@@ -7,7 +7,6 @@ use plotters::prelude::*;
 use super::chart::{self, failed};
 use super::palette::series;
 use super::view::{Device, View};
-use crate::records::digits;
 
 /// Operations on a byte, and TFLOP/s.
 type Point = (f64, f64);
@@ -21,8 +20,9 @@ pub fn plot(view: &View) -> Result<Option<String>> {
         return Ok(None);
     };
     let svg = chart::svg(chart::WIDTH, chart::HEIGHT, |area| {
-        let number = |value: &f64| digits(*value);
-        let horizontal = ((x.0..x.1).log_scale(), "FLOP for each byte that must be moved", &number as &dyn Fn(&f64) -> _);
+        let number = |value: &f64| chart::number(*value);
+        let horizontal =
+            ((x.0..x.1).log_scale(), "FLOP for each byte that must be moved", &number as &dyn Fn(&f64) -> _);
         let vertical = ((y.0..y.1).log_scale(), "TFLOP/s", &number as &dyn Fn(&f64) -> _);
         let mut chart = chart::axes(area, horizontal, vertical)?;
         for (index, device) in view.devices.iter().enumerate() {

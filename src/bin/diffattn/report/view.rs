@@ -1,8 +1,8 @@
 //! What the records say, put in order: devices, cases, the best row of each, and one paragraph about it all. Pure.
 
-use diffattn::bench::{Header, Record, Row};
+use diffattn::bench::{Header, Record, Row, Skipped};
 
-use crate::records::{self, Case, is_software};
+use crate::records::{self, Case, digits, is_software};
 
 /// Records side by side.
 pub struct View<'a> {
@@ -31,10 +31,8 @@ pub struct Best<'a> {
 
 impl<'a> View<'a> {
     pub fn of(records: &'a [Record]) -> Self {
-        let mut devices: Vec<_> = records
-            .iter()
-            .map(|Record { header, rows }| Device { header, rows, name: name(header) })
-            .collect();
+        let mut devices: Vec<_> =
+            records.iter().map(|Record { header, rows }| Device { header, rows, name: name(header) }).collect();
         for index in 0..devices.len() {
             let same = |device: &&Device| device.name == devices[index].name;
             if devices.iter().filter(same).count() > 1 {
@@ -71,7 +69,8 @@ impl<'a> View<'a> {
     /// Among the devices that are ranked, the one with the shortest time; `None` unless there are two to compare.
     pub fn fastest(&self, case: &Case) -> Option<usize> {
         let ranked = self.devices.iter().enumerate().filter(|(_, device)| device.ranked());
-        let times: Vec<_> = ranked.filter_map(|(index, device)| Some((index, device.best(case)?.v2.median_ns))).collect();
+        let times: Vec<_> =
+            ranked.filter_map(|(index, device)| Some((index, device.best(case)?.v2.median_ns))).collect();
         let least = times.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
         (times.len() > 1).then_some(least.0)
     }
@@ -84,22 +83,29 @@ impl<'a> View<'a> {
         format!("suite {}, version {version}", names.join(" and "))
     }
 
-    /// What ran, on what, and how near to its own limit: plain sentences.
-    pub fn summary(&self) -> Vec<String> {
+    /// One paragraph: what ran, on what, and how near each device came to its own limit.
+    pub fn summary(&self) -> String {
         let rows = || self.devices.iter().flat_map(|device| device.rows);
         let (total, failed) = (rows().count(), rows().filter(|row| !row.passed).count());
-        let mut sentences = vec![format!(
-            "{} of {}: {}.",
-            if self.devices.len() == 1 { "One record".into() } else { format!("{} records", self.devices.len()) },
-            self.suite(),
-            self.devices.iter().map(Device::place).collect::<Vec<_>>().join("; "),
-        )];
-        sentences.push(match failed {
-            0 => format!("Each of the {total} results was within its error bound of the float64 reference before it was timed."),
-            _ => format!("{failed} of {total} results were outside their error bound; they were not timed."),
+        let judged = match failed {
+            0 => format!(
+                "Each of {total} results was within its error bound of the float64 reference before it was timed"
+            ),
+            1 => format!("1 of {total} results was outside its error bound and was not timed"),
+            _ => format!("{failed} of {total} results were outside their error bounds and were not timed"),
+        };
+        let records = match self.devices.len() {
+            1 => "One record".into(),
+            count => format!("{count} records"),
+        };
+        let devices = self.devices.iter().map(|device| match device.shares(&self.cases) {
+            Some((middle, most)) => {
+                let (middle, most) = (digits(middle), digits(most));
+                format!("{} reached {middle} % of its own limit in the median case and {most} % at best", device.name)
+            }
+            None => format!("no limit was measured on {}", device.name),
         });
-        sentences.extend(self.devices.iter().filter_map(|device| device.sentence(&self.cases)));
-        sentences
+        format!("{records} of {}. {judged}. {}.", self.suite(), devices.collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -110,18 +116,11 @@ fn name(header: &Header) -> String {
 }
 
 impl<'a> Device<'a> {
-    /// `NVIDIA X (vulkan, driver)`.
-    fn place(&self) -> String {
-        let Header { backend, driver, .. } = self.header;
-        let driver = if driver.is_empty() { String::new() } else { format!(", {driver}") };
-        format!("{} ({backend}{driver})", self.name)
-    }
-
     /// Why its numbers are not to be compared with those of others, or how they came about.
     pub fn marks(&self) -> Vec<&'static str> {
         let header = self.header;
         let marks = [
-            (is_software(header), "software"),
+            (self.on_cpu(), "on a CPU"),
             (header.throttled, "throttled"),
             (header.limits_after.is_none(), "stopped early"),
             (header.dirty == Some(true), "changed source"),
@@ -129,9 +128,13 @@ impl<'a> Device<'a> {
         marks.into_iter().filter_map(|(is, mark)| is.then_some(mark)).collect()
     }
 
+    fn on_cpu(&self) -> bool {
+        is_software(self.header)
+    }
+
     /// Whether it is put in order with others.
     pub fn ranked(&self) -> bool {
-        !is_software(self.header) && !self.header.throttled
+        !self.on_cpu() && !self.header.throttled
     }
 
     /// Rows that were timed. The CPU engine beside a GPU is not this device.
@@ -157,41 +160,56 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// What it has no time for though another record has one, and why.
+    /// What it has no time for, and why: what its run skipped, and what only another record has.
     pub fn missing(&self, cases: &[Case]) -> Vec<(String, String)> {
+        let skipped = self.header.skipped.iter().map(|Skipped { case, reason }| (case.clone(), reason.clone()));
+        let skipped: Vec<_> = skipped.collect();
+        if !skipped.is_empty() {
+            return skipped;
+        }
         let without = cases.iter().filter(|case| !self.rows.iter().any(|row| Case::of(row) == **case));
         without.map(|case| (format!("{} {case}", case.op), "only in another record".into())).collect()
     }
 
-    /// How near to its own limit, and against what.
-    fn sentence(&self, cases: &[Case]) -> Option<String> {
-        let best: Vec<_> = cases.iter().filter_map(|case| self.best(case)).collect();
-        let of = |op: &'a str| best.iter().map(|best| best.v2).filter(move |row| row.op == op);
-        let most = |rows: &mut dyn Iterator<Item = f64>| rows.max_by(f64::total_cmp);
-        let rates = [
-            most(&mut of("forward").map(|row| row.tflops)).map(|rate| format!("forward up to {}", records::flops(rate))),
-            most(&mut of("backward").map(|row| row.tflops)).map(|rate| format!("backward up to {}", records::flops(rate))),
-            most(&mut of("decode").map(|row| row.gb_s)).map(|rate| format!("decode up to {}", records::bandwidth(rate))),
-        ];
-        let mut parts: Vec<_> = rates.into_iter().flatten().collect();
-        let mut shares: Vec<_> = best.iter().map(|best| best.v2.pct_of_limit).filter(|share| *share > 0.0).collect();
+    /// The middle and the most of what it reached of its own limit, in percent.
+    fn shares(&self, cases: &[Case]) -> Option<(f64, f64)> {
+        let best = cases.iter().filter_map(|case| self.best(case));
+        let mut shares: Vec<_> = best.map(|best| best.v2.pct_of_limit).filter(|share| *share > 0.0).collect();
         shares.sort_by(f64::total_cmp);
-        if let (Some(middle), Some(last)) = (shares.get(shares.len() / 2), shares.last()) {
-            let (middle, last) = (records::digits(*middle), records::digits(*last));
-            parts.push(format!("{middle} % of what the device itself can do in the median case and {last} % in the best"));
+        Some((*shares.get(shares.len() / 2)?, *shares.last()?))
+    }
+
+    /// The highest rate of each operation, what V2 is held against, and why it is not ranked.
+    pub fn sentences(&self, cases: &[Case]) -> Vec<String> {
+        let best: Vec<_> = cases.iter().filter_map(|case| self.best(case)).collect();
+        let mut ops: Vec<_> = best.iter().map(|best| best.v2.op.as_str()).collect();
+        ops.dedup();
+        let highest = ops.iter().filter_map(|op| {
+            let rows = best.iter().map(|best| best.v2).filter(|row| row.op == *op);
+            let row =
+                rows.max_by(
+                    |a, b| if *op == "decode" { a.gb_s.total_cmp(&b.gb_s) } else { a.tflops.total_cmp(&b.tflops) },
+                )?;
+            Some(format!("{op} up to {}", rate(row)))
+        });
+        let highest: Vec<_> = highest.collect();
+        let mut sentences = Vec::new();
+        if !highest.is_empty() {
+            sentences.push(highest.join(", "));
         }
         if let Some(mean) = mean(best.iter().filter_map(|best| best.unfused)) {
-            parts.push(format!("the un-fused computation takes {} times as long", records::digits(mean)));
+            sentences.push(format!("The un-fused computation takes {} times as long", digits(mean)));
         }
         if let Some(mean) = mean(best.iter().filter_map(|best| best.baseline)) {
-            parts.push(format!("{} times the time of an ordinary attention", records::digits(mean)));
+            sentences.push(format!("DIFF V2 takes {} times as long as an ordinary attention", digits(mean)));
         }
-        let unranked = match (is_software(self.header), self.header.throttled) {
-            (true, _) => " A software driver says nothing about a GPU: it is left out of rankings.",
-            (false, true) => " The device became slower while it ran: it is left out of rankings.",
-            (false, false) => "",
-        };
-        (!parts.is_empty()).then(|| format!("{}: {}.{unranked}", self.name, parts.join("; ")))
+        if self.on_cpu() {
+            sentences.push("It runs on a CPU, which says nothing about a GPU: left out of rankings".into());
+        }
+        if self.header.throttled {
+            sentences.push("The device became slower while it ran: left out of rankings".into());
+        }
+        sentences
     }
 }
 
