@@ -436,13 +436,14 @@ def main():
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"], help="cuda is ROCm too")
     parser.add_argument("--threads", type=int, help="threads of the CPU")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for one row; what needs more is skipped [20]")
+    parser.add_argument("--seconds", type=float, help="time for one row; what needs more is skipped [the suite's]")
     for name in ("op", "form", "path", "dtype", "shape"):
         parser.add_argument(f"--{name}", help=f"only this {name}")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     suite, cases = read_cases(args)
+    args.seconds = args.seconds or suite.get("seconds", 20)
     if not cases:
         sys.exit("error: no case is left; un-fused and baseline cases are needed")
     device = Device(args.device)

@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diffattn::{DType, Path};
 
+use crate::bench_args::BenchArgs;
 use crate::compare::CompareArgs;
 use crate::report::ReportArgs;
 
@@ -37,6 +38,7 @@ pub enum Command {
     Attend(AttendArgs),
     Info(InfoArgs),
     Check(CheckArgs),
+    Bench(BenchArgs),
     Compare(CompareArgs),
     Report(ReportArgs),
 }

@@ -2,6 +2,9 @@
 
 mod args;
 mod attend;
+mod bench;
+mod bench_args;
+mod bench_table;
 mod check;
 mod compare;
 mod device;
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Attend(args) => attend::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Bench(args) => bench::run(args, &mut stdout),
         Command::Compare(args) => compare::run(args, &mut stdout),
         Command::Report(args) => report::run(args, &mut stdout),
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use diffattn::Shape;
-use diffattn::bench::{Header, Record, Row};
+use diffattn::bench::{Header, Record, Row, ShapeText};
 
 use crate::tables;
 
@@ -48,6 +48,11 @@ impl Case {
         let Row { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim, causal, window, .. } = *row;
         let shape = Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim };
         Case { op: row.op.clone(), shape, dtype: row.dtype.clone(), causal, window }
+    }
+
+    /// The words that name it where a record lists what it skipped.
+    pub fn words(&self) -> [String; 4] {
+        [self.op.clone(), self.dtype.clone(), self.mask(), ShapeText(self.shape).to_string()]
     }
 
     /// `causal`, `full`, or the keys seen to the left and to the right.

@@ -160,15 +160,20 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// What it has no time for, and why: what its run skipped, and what only another record has.
+    /// What it has no time for, and why: what its run skipped, and what only other records have.
     pub fn missing(&self, cases: &[Case]) -> Vec<(String, String)> {
-        let skipped = self.header.skipped.iter().map(|Skipped { case, reason }| (case.clone(), reason.clone()));
-        let skipped: Vec<_> = skipped.collect();
-        if !skipped.is_empty() {
-            return skipped;
-        }
-        let without = cases.iter().filter(|case| !self.rows.iter().any(|row| Case::of(row) == **case));
-        without.map(|case| (format!("{} {case}", case.op), "only in another record".into())).collect()
+        let skipped = &self.header.skipped;
+        let reasons = skipped.iter().map(|Skipped { case, reason }| (case.clone(), reason.clone()));
+        let known = |case: &Case| {
+            let words = case.words();
+            self.rows.iter().any(|row| Case::of(row) == *case)
+                || skipped
+                    .iter()
+                    .any(|skipped| words.iter().all(|word| skipped.case.split(' ').any(|other| other == word)))
+        };
+        let elsewhere = cases.iter().filter(|case| !known(case));
+        let elsewhere = elsewhere.map(|case| (format!("{} {case}", case.op), "only in another record".into()));
+        reasons.chain(elsewhere).collect()
     }
 
     /// The middle and the most of what it reached of its own limit, in percent.
