@@ -15,6 +15,7 @@ samples, fewer where those do not fit --seconds. The limits are what PyTorch's o
 
 Without PyTorch it says so and exits with 77.
 """
+
 import argparse
 import datetime
 import json
@@ -95,7 +96,9 @@ class Device:
         """What PyTorch reaches here at best: products, reading, copying, and an operation on one element."""
         big = self.name == "cuda"
         size, elements = (8192, 1 << 28) if big else (2048, 1 << 26)
-        found = dict.fromkeys(["fma_f32_tflops", "fma_f16_tflops", "matrix_tflops", "read_gb_s", "copy_gb_s", "dispatch_us"])
+        found = dict.fromkeys(
+            ["fma_f32_tflops", "fma_f16_tflops", "matrix_tflops", "read_gb_s", "copy_gb_s", "dispatch_us"]
+        )
 
         def product(dtype):
             a, b = (torch.randn(size, size, device=self.name).to(dtype) for _ in range(2))
@@ -119,7 +122,9 @@ def throttled(before, after):
 
 def output_of(command):
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=os.path.dirname(__file__) or ".").stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=os.path.dirname(__file__) or "."
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -145,20 +150,42 @@ def header(device, args, suite):
         about |= {"device_type": "integrated" if getattr(of, "is_integrated", 0) else "discrete"}
         about |= {"subgroup": [getattr(of, "warp_size", 32)] * 2, "storage_binding": of.total_memory}
         about |= {"workgroup_storage": getattr(of, "shared_memory_per_block", 0)}
-        about |= {"driver": f"HIP {torch.version.hip}" if rocm else f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"}
+        about |= {
+            "driver": (
+                f"HIP {torch.version.hip}"
+                if rocm
+                else f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+            )
+        }
     elif device.name == "mps":
-        about |= {"adapter": processor() or "Apple GPU", "vendor_id": 0x106B, "device_type": "integrated", "driver": "Metal"}
+        about |= {
+            "adapter": processor() or "Apple GPU",
+            "vendor_id": 0x106B,
+            "device_type": "integrated",
+            "driver": "Metal",
+        }
     else:
         about |= {"adapter": processor() or "CPU"}
         about |= {"driver": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
     return about | {
-        "schema": SCHEMA, "suite": suite["suite"], "suite_version": suite["suite_version"],
-        "stack": "torch", "version": torch.__version__, "commit": commit,
+        "schema": SCHEMA,
+        "suite": suite["suite"],
+        "suite_version": suite["suite_version"],
+        "stack": "torch",
+        "version": torch.__version__,
+        "commit": commit,
         "dirty": bool(output_of(["git", "status", "--porcelain", "--untracked-files=no"])) if commit else None,
-        "rustc": None, "wgpu": None, "device_id": 0, "features": [],
-        "os": f"{platform.system().lower()} {platform.machine()}", "cpu": processor(), "browser": None,
+        "rustc": None,
+        "wgpu": None,
+        "device_id": 0,
+        "features": [],
+        "os": f"{platform.system().lower()} {platform.machine()}",
+        "cpu": processor(),
+        "browser": None,
         "timestamp": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "seed": args.seed, "command": command(args), "skipped": [],
+        "seed": args.seed,
+        "command": command(args),
+        "skipped": [],
     }
 
 
@@ -176,7 +203,19 @@ class Case:
 
     def __init__(self, columns):
         self.columns = columns
-        for name in ("op", "form", "dtype", "batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "value_dim", "causal"):
+        for name in (
+            "op",
+            "form",
+            "dtype",
+            "batch",
+            "q_len",
+            "kv_len",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "value_dim",
+            "causal",
+        ):
             setattr(self, name, columns[name])
         values = "" if self.value_dim == self.head_dim else f"/{self.value_dim}"
         self.shape = f"b{self.batch}q{self.q_len}kv{self.kv_len}h{self.heads}/{self.kv_heads}d{self.head_dim}{values}"
@@ -286,7 +325,7 @@ class Attention:
         return torch.cat([torch.arange(at, at + few) for at in sorted({0, middle, length - few})]).unique(), "sample"
 
     def slack(self):
-        """What the bound adds to the error of the plain computation: a rounding, and that of the largest score in f32."""
+        """What the bound adds: a rounding to the storage type, and that of the largest score in f32."""
         q, k = (x.detach().float().norm(dim=-1).max().item() for x in (self.q, self.k))
         score = q * k / math.sqrt(self.case.head_dim)
         return torch.finfo(self.dtype).eps + 2 * score * torch.finfo(torch.float32).eps
@@ -305,6 +344,7 @@ class Attention:
 
     def judge_gradients(self, gradients):
         """The same of the gradients; those of float64 come from autograd, so that only a small case is judged whole."""
+
         def of(dtype):
             q, k, v = (x.detach().cpu().to(dtype).requires_grad_() for x in (self.q, self.k, self.v))
             times = self.case.query_heads // self.case.kv_heads
@@ -333,7 +373,9 @@ def smaller(case):
     length = min(case.q_len, 131)
     batch, kv_heads = min(case.batch, 2), min(case.kv_heads, 2)
     heads = kv_heads * (case.heads // case.kv_heads)
-    return Case(case.columns | {"batch": batch, "q_len": length, "kv_len": length, "heads": heads, "kv_heads": kv_heads})
+    return Case(
+        case.columns | {"batch": batch, "q_len": length, "kv_len": length, "heads": heads, "kv_heads": kv_heads}
+    )
 
 
 def verify(attention, results, expanded, args):
@@ -361,7 +403,9 @@ def sample(device, run, seconds):
         last = device.lap(run)[1]
         warmup, spent = warmup + 1, spent + last
         if last * FEWEST_SAMPLES > seconds * 1e9:
-            raise Skip(f"{FEWEST_SAMPLES} runs take at least {last * FEWEST_SAMPLES / 1e9:.1f} s; one case may take {seconds} s")
+            raise Skip(
+                f"{FEWEST_SAMPLES} runs take at least {last * FEWEST_SAMPLES / 1e9:.1f} s; one may take {seconds} s"
+            )
     # Long enough that launching and the clock's own steps do not show.
     least = 1e6 if device.name == "cuda" else 2e7
     repeats = max(1, min(1000, math.ceil(least / last)))
@@ -394,15 +438,45 @@ def measure(case, backend, expanded, device, limits, args):
     flop, bytes_min = case.columns["flop"], case.columns["bytes_min"]
     by, least = bound_by(case, limits)
     rate = lambda amount: amount / median if median else 0.0
-    names = ("op", "form", "batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "value_dim", "dtype", "causal", "flop", "bytes_min")
+    names = (
+        "op",
+        "form",
+        "batch",
+        "q_len",
+        "kv_len",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "value_dim",
+        "dtype",
+        "causal",
+        "flop",
+        "bytes_min",
+    )
     mask = "causal" if case.causal else "full"
     return {name: case.columns[name] for name in names} | {
-        "label": f"torch.{case.op}.{case.dtype}.{mask}.d{case.head_dim}.{path}", "path": path, "tile": "", "window": [None, None],
-        "passed": passed, "max_err": error, "err_bound": bound, "verified": verified, "timer": device.timer,
-        "warmup": warmup, "inner_repeats": repeats, "cold_ns": cold, "samples_ns": samples, "median_ns": median,
-        "p10_ns": percentile(samples, 0.1) if samples else 0.0, "p90_ns": percentile(samples, 0.9) if samples else 0.0,
-        "wall_median_ns": wall, "tflops": rate(flop) / 1e3, "gb_s": rate(bytes_min), "bound_by": by,
-        "pct_of_limit": 100 * rate(least), "scratch_bytes": scratch,
+        "label": f"torch.{case.op}.{case.dtype}.{mask}.d{case.head_dim}.{path}",
+        "path": path,
+        "tile": "",
+        "window": [None, None],
+        "passed": passed,
+        "max_err": error,
+        "err_bound": bound,
+        "verified": verified,
+        "timer": device.timer,
+        "warmup": warmup,
+        "inner_repeats": repeats,
+        "cold_ns": cold,
+        "samples_ns": samples,
+        "median_ns": median,
+        "p10_ns": percentile(samples, 0.1) if samples else 0.0,
+        "p90_ns": percentile(samples, 0.9) if samples else 0.0,
+        "wall_median_ns": wall,
+        "tflops": rate(flop) / 1e3,
+        "gb_s": rate(bytes_min),
+        "bound_by": by,
+        "pct_of_limit": 100 * rate(least),
+        "scratch_bytes": scratch,
         "repro": command(args, op=case.op, form=case.form, path=path, dtype=case.dtype, shape=case.shape),
     }
 
@@ -415,7 +489,10 @@ def read_cases(args):
         sys.exit(f"error: {args.cases} has no header; make it with `diffattn bench --list`, or give a record")
     cases = {}
     for case in map(Case, lines[1:]):
-        wanted = all(not getattr(args, name) or str(getattr(case, name)) == getattr(args, name) for name in ("op", "form", "dtype", "shape"))
+        wanted = all(
+            not getattr(args, name) or str(getattr(case, name)) == getattr(args, name)
+            for name in ("op", "form", "dtype", "shape")
+        )
         if wanted and case.form in ("unfused", "baseline"):
             cases.setdefault(case.key(), case)
     return lines[0], list(cases.values())
@@ -431,7 +508,9 @@ def save(path, record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", required=True, metavar="FILE", help="what `diffattn bench --list` printed, or a record")
+    parser.add_argument(
+        "--cases", required=True, metavar="FILE", help="what `diffattn bench --list` printed, or a record"
+    )
     parser.add_argument("-o", "--output", default="torch.jsonl", metavar="FILE", help="the record [torch.jsonl]")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"], help="cuda is ROCm too")
     parser.add_argument("--threads", type=int, help="threads of the CPU")
@@ -454,7 +533,9 @@ def main():
     rows = []
     for case in cases:
         variants = [False] if case.query_heads == case.kv_heads else [False, True]
-        for path, backend, expanded in [(b + "-expanded" * e, b, e) for b in BACKENDS_OF[device.name] for e in variants]:
+        for path, backend, expanded in [
+            (b + "-expanded" * e, b, e) for b in BACKENDS_OF[device.name] for e in variants
+        ]:
             if args.path and args.path != path:
                 continue
             try:

@@ -35,10 +35,10 @@ pub fn html(view: &View) -> Result<String> {
                             h2 { "Roofline" }
                             div.beside {
                                 (figure("Roofline of every row", &svg, html! {
-                                    "Lines are what each device can do at best, measured in the same run: rising with its \
-                                     memory, level with its arithmetic (two levels where it has matrix units). Filled dots \
-                                     are the fused kernels; rings are the un-fused computation and ordinary attention. Both \
-                                     axes are logarithmic."
+                                    "Lines are what each device can do at best, measured in the same run: rising with \
+                                     its memory, level with its arithmetic (two levels where it has matrix units). \
+                                     Filled dots are the fused kernels; rings are the un-fused computation and ordinary \
+                                     attention. Both axes are logarithmic."
                                 }))
                             }
                         }
