@@ -8,6 +8,8 @@ use diffattn::{DType, Path};
 
 use crate::bench_args::BenchArgs;
 use crate::compare::CompareArgs;
+use crate::module::ModuleArgs;
+use crate::params::ParamsArgs;
 use crate::report::ReportArgs;
 
 /// Differential Transformer V2 attention on any GPU, or on the CPU
@@ -22,6 +24,10 @@ impl Cli {
     /// Reads the command line, and exits with 2 when it makes no sense.
     pub fn parse_and_check() -> Self {
         let cli = Cli::parse();
+        if let Command::Module(ModuleArgs { engine: EngineArg::Cpu, adapter: Some(_), .. }) = &cli.command {
+            let message = "--adapter chooses what runs on a GPU; leave it out with --engine cpu";
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
         if let Command::Attend(AttendArgs { run, .. }) = &cli.command
             && run.engine == EngineArg::Cpu
             && (run.adapter.is_some() || run.path != PathArg::Auto)
@@ -36,6 +42,8 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Attend(AttendArgs),
+    Module(ModuleArgs),
+    Params(ParamsArgs),
     Info(InfoArgs),
     Check(CheckArgs),
     Bench(BenchArgs),

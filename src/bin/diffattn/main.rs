@@ -14,8 +14,10 @@ mod gpu;
 mod info;
 mod inputs;
 mod markdown;
+mod module;
 mod output;
 mod parameters;
+mod params;
 mod records;
 mod report;
 mod tables;
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
     let mut stdout = Listener(io::stdout().lock());
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
+        Command::Module(args) => module::run(args, &mut stdout),
+        Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
