@@ -34,8 +34,8 @@ pub struct CompareArgs {
     pub threshold: f64,
 }
 
-/// Samples as different as these, or more, come about by chance alone at most this often. For each row: of very many rows
-/// that did not change, one in a hundred passes the test, and then still has to pass the threshold.
+/// Chance that samples of one distribution look as different as they do. It is that of each row: of a hundred rows without
+/// change about one passes the test, and then has to pass the threshold as well.
 const LEVEL: f64 = 0.01;
 
 pub fn run(args: &CompareArgs, out: &mut impl Write) -> Result<()> {
