@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The cases of `diffattn bench` through PyTorch, as a record of the same format.
 
-    diffattn bench --list > cases.jsonl
-    python benches/compare_torch.py --cases cases.jsonl -o torch.jsonl
-    diffattn report RECORD.jsonl torch.jsonl
+    diffattn bench --format json > record.jsonl
+    python benches/compare_torch.py --cases record.jsonl -o torch.jsonl
+    diffattn report record.jsonl torch.jsonl
 
 The un-fused form is scaled_dot_product_attention over 2 * heads query heads, then the gated subtraction; the baseline
 is the same over `heads` heads. Each runs on every backend that PyTorch has here (flash, cuDNN, memory-efficient and
@@ -194,6 +194,7 @@ def command(args, **chosen):
     words = ["python benches/compare_torch.py", f"--cases {os.path.basename(args.cases)}", f"--device {args.device}"]
     words += [f"--threads {args.threads}"] if args.threads else []
     words += [f"--seed {args.seed}"] if args.seed != 1 else []
+    words += [f"--seconds {args.seconds:g}"] if args.seconds != 20 else []
     chosen = {name: getattr(args, name) for name in ("op", "form", "path", "dtype", "shape")} | chosen
     return " ".join(words + [f"--{name} {value}" for name, value in chosen.items() if value])
 
@@ -223,9 +224,6 @@ class Case:
 
     def __str__(self):
         return f"{self.op} {self.form} {self.dtype} {'causal' if self.causal else 'full'} {self.shape}"
-
-    def key(self):
-        return str(self)
 
 
 class Attention:
@@ -482,19 +480,20 @@ def measure(case, backend, expanded, device, limits, args):
 
 
 def read_cases(args):
-    """The suite, and each case in a form that PyTorch has, once; fused cases are left to diffattn."""
+    """The suite, and each case in the forms that PyTorch has, once: of a fused one the un-fused form."""
     with open(args.cases, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file if line.strip()]
     if not lines or "suite" not in lines[0]:
-        sys.exit(f"error: {args.cases} has no header; make it with `diffattn bench --list`, or give a record")
+        sys.exit(f"error: {args.cases} is not a record of `diffattn bench`")
     cases = {}
-    for case in map(Case, lines[1:]):
-        wanted = all(
-            not getattr(args, name) or str(getattr(case, name)) == getattr(args, name)
-            for name in ("op", "form", "dtype", "shape")
-        )
+    for columns in lines[1:]:
+        # Of a backward pass it takes more operations than the fused form: such cases come with their own rows.
+        fused = columns["form"] == "fused" and columns["op"] != "backward"
+        case = Case(columns | {"form": "unfused"} if fused else columns)
+        asked = {name: getattr(args, name) for name in ("op", "form", "dtype", "shape")}
+        wanted = all(value is None or getattr(case, name) == value for name, value in asked.items())
         if wanted and case.form in ("unfused", "baseline"):
-            cases.setdefault(case.key(), case)
+            cases.setdefault(str(case), case)
     return lines[0], list(cases.values())
 
 
@@ -508,21 +507,18 @@ def save(path, record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--cases", required=True, metavar="FILE", help="what `diffattn bench --list` printed, or a record"
-    )
+    parser.add_argument("--cases", required=True, metavar="FILE", help="a record, whose cases are measured")
     parser.add_argument("-o", "--output", default="torch.jsonl", metavar="FILE", help="the record [torch.jsonl]")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"], help="cuda is ROCm too")
     parser.add_argument("--threads", type=int, help="threads of the CPU")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help="time for one row; what needs more is skipped [the suite's]")
+    parser.add_argument("--seconds", type=float, default=20, help="time for one row; what needs more is skipped [20]")
     for name in ("op", "form", "path", "dtype", "shape"):
         parser.add_argument(f"--{name}", help=f"only this {name}")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     suite, cases = read_cases(args)
-    args.seconds = args.seconds or suite.get("seconds", 20)
     if not cases:
         sys.exit("error: no case is left; un-fused and baseline cases are needed")
     device = Device(args.device)
@@ -542,8 +538,8 @@ def main():
                 row = measure(case, backend, expanded, device, limits, args)
                 rows.append(row)
                 told = f"{row['median_ns'] / 1e6:.3f} ms" if row["passed"] else f"WRONG: {row['max_err']:.1e}"
-            except (Skip, RuntimeError, torch.OutOfMemoryError) as error:
-                # A backend that does not take the case says "No available kernel" after warnings.
+            except (Skip, RuntimeError) as error:
+                # RuntimeError: the backend does not take the case, or there is not enough memory.
                 reason = re.sub(r"\s+", " ", str(error).splitlines()[0] if str(error) else type(error).__name__)
                 about["skipped"].append({"case": f"{case} {path}", "reason": reason})
                 told = f"skipped: {reason}"

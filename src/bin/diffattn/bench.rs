@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use diffattn::bench::{self, Header, Limits, Observer, Record, Row, Settings, Skipped, Stage, Suite};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 
 use crate::bench_args::{BenchArgs, Format};
 use crate::bench_table::{banner, csv, limits, markdown};
@@ -26,9 +25,6 @@ const RUSTC: Option<&str> = option_env!("DIFFATTN_RUSTC");
 
 pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
     let suite = args.suite()?;
-    if args.list {
-        return list(&suite, out);
-    }
     let adapters = device::adapters();
     let index = match &args.adapter {
         Some(wanted) => device::find(&adapters, wanted)?,
@@ -61,33 +57,6 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
     }
     let wrong = record.rows.iter().filter(|row| !row.passed).count();
     ensure!(wrong == 0, "{wrong} of {} kernels gave wrong results and were not timed", record.rows.len());
-    Ok(())
-}
-
-/// The suite, then each case with the columns that it gives its row, for another stack to measure the same.
-fn list(suite: &Suite, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "{}", json!({ "suite": suite.name, "suite_version": suite.version, "seconds": suite.seconds }))?;
-    for case in &suite.cases {
-        let (shape, cost) = (case.shape, case.cost());
-        let columns = json!({
-            "op": case.op.name(),
-            "form": case.form.name(),
-            "path": case.runner.name(),
-            "batch": shape.batch,
-            "q_len": shape.q_len,
-            "kv_len": shape.kv_len,
-            "heads": shape.heads,
-            "kv_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-            "value_dim": shape.value_dim,
-            "dtype": case.dtype_name(),
-            "causal": case.causal,
-            "window": [(), ()],
-            "flop": cost.flop,
-            "bytes_min": cost.bytes,
-        });
-        writeln!(out, "{columns}")?;
-    }
     Ok(())
 }
 

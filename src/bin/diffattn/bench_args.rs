@@ -69,10 +69,6 @@ pub struct BenchArgs {
     /// What is printed
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-
-    /// Measure nothing: print the cases, one JSON object a line, for benches/compare_torch.py
-    #[arg(long, conflicts_with_all = ["output", "format"])]
-    pub list: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
