@@ -30,11 +30,11 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
+    /// What it is written in
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
 
-/// What the report is written in
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
     /// One page with its plots inside; it needs no network
