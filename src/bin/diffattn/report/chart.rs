@@ -32,8 +32,8 @@ pub fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 }
 
 /// A number beside an axis: three digits without zeros behind them.
-pub fn number(value: f64) -> String {
-    let text = digits(value);
+pub fn number(value: &f64) -> String {
+    let text = digits(*value);
     if text.contains('.') && !text.contains('e') {
         text.trim_end_matches('0').trim_end_matches('.').into()
     } else {
@@ -41,11 +41,19 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// Empty axes with these titles; `x_text` and `y_text` write the numbers beside them.
+/// One axis of a plot.
+pub struct Axis<'a, R> {
+    pub range: R,
+    pub title: &'a str,
+    /// Writes the numbers beside it.
+    pub text: fn(&f64) -> String,
+}
+
+/// Empty axes.
 pub fn axes<'a, 'b, X, Y>(
     area: &'a Area<'b>,
-    (x, x_title, x_text): (X, &str, &dyn Fn(&f64) -> String),
-    (y, y_title, y_text): (Y, &str, &dyn Fn(&f64) -> String),
+    x: Axis<'_, X>,
+    y: Axis<'_, Y>,
 ) -> Result<Chart<'a, 'b, X::CoordDescType, Y::CoordDescType>>
 where
     X: AsRangedCoord<Value = f64>,
@@ -56,7 +64,7 @@ where
     let mut builder = ChartBuilder::on(area);
     builder.margin(8).margin_right(24).margin_top(FONT * 2).x_label_area_size(2.6 * f64::from(FONT));
     builder.y_label_area_size(3.4 * f64::from(FONT));
-    let mut chart = builder.build_cartesian_2d(x, y).map_err(failed)?;
+    let mut chart = builder.build_cartesian_2d(x.range, y.range).map_err(failed)?;
     let text = |colour: &super::palette::Colour| ("sans-serif", FONT).into_font().color(&colour.rgb());
     chart
         .configure_mesh()
@@ -65,14 +73,14 @@ where
         .axis_style(GRID.rgb())
         .label_style(text(&MUTED))
         .axis_desc_style(text(&MUTED))
-        .x_desc(x_title)
+        .x_desc(x.title)
         .x_labels(7)
         .y_labels(6)
-        .x_label_formatter(x_text)
-        .y_label_formatter(y_text)
+        .x_label_formatter(&x.text)
+        .y_label_formatter(&y.text)
         .draw()
         .map_err(failed)?;
     // Beside the axis, not turned by 90°.
-    area.draw_text(y_title, &text(&MUTED).into(), (8, 8)).map_err(failed)?;
+    area.draw_text(y.title, &text(&MUTED), (8, 8)).map_err(failed)?;
     Ok(chart)
 }

@@ -5,7 +5,7 @@ use diffattn::Shape;
 use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
-use super::chart::{self, Chart, failed};
+use super::chart::{self, Axis, Chart, failed};
 use super::palette::series;
 use super::view::View;
 use crate::records::Case;
@@ -90,14 +90,14 @@ fn plot(lines: &[Line], op: &str) -> Result<String> {
     };
     let (least, most) = (least / divisor, most / divisor);
     chart::svg(chart::WIDTH, chart::HEIGHT, |area| {
-        let number = |value: &f64| chart::number(*value);
-        let keys = ((shortest / 1.15..longest * 1.15).log_scale().base(2.0), "keys", &length as &dyn Fn(&f64) -> _);
+        let range = (shortest / 1.15..longest * 1.15).log_scale().base(2.0);
+        let keys = Axis { range, title: "keys", text: length };
         // Devices of very different speed need a logarithmic axis to be seen side by side.
         if most > 10.0 * least {
-            let rate = ((least / 2.0..most * 2.0).log_scale(), unit, &number as &dyn Fn(&f64) -> _);
+            let rate = Axis { range: (least / 2.0..most * 2.0).log_scale(), title: unit, text: chart::number };
             draw(&mut chart::axes(area, keys, rate)?, lines, divisor)
         } else {
-            let rate = (0.0..most * 1.1, unit, &number as &dyn Fn(&f64) -> _);
+            let rate = Axis { range: 0.0..most * 1.1, title: unit, text: chart::number };
             draw(&mut chart::axes(area, keys, rate)?, lines, divisor)
         }
     })
@@ -125,5 +125,5 @@ where
 
 /// `512`, `4k`.
 fn length(keys: &f64) -> String {
-    if *keys >= 1024.0 { format!("{}k", chart::number(*keys / 1024.0)) } else { chart::number(*keys) }
+    if *keys >= 1024.0 { format!("{}k", chart::number(&(*keys / 1024.0))) } else { chart::number(keys) }
 }

@@ -98,8 +98,8 @@ fn card(view: &View, index: usize, device: &Device) -> Markup {
 
 /// What was measured of the device itself, and what became of it until the end.
 fn limits(before: &Limits, after: Option<&Limits>) -> Vec<(&'static str, String)> {
-    type Pick = fn(&Limits) -> Option<f64>;
-    let rows: [(&str, Pick, fn(f64) -> String); 6] = [
+    type Limit = (&'static str, fn(&Limits) -> Option<f64>, fn(f64) -> String);
+    let rows: [Limit; 6] = [
         ("multiply-add, f32", |limits| limits.fma_f32_tflops, records::flops),
         ("multiply-add, packed f16", |limits| limits.fma_f16_tflops, records::flops),
         ("matrix units", |limits| limits.matrix_tflops, records::flops),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use diffattn::bench::{Limits, Row};
 use plotters::prelude::*;
 
-use super::chart::{self, failed};
+use super::chart::{self, Axis, failed};
 use super::palette::series;
 use super::view::{Device, View};
 
@@ -20,10 +20,9 @@ pub fn plot(view: &View) -> Result<Option<String>> {
         return Ok(None);
     };
     let svg = chart::svg(chart::WIDTH, chart::HEIGHT, |area| {
-        let number = |value: &f64| chart::number(*value);
-        let horizontal =
-            ((x.0..x.1).log_scale(), "FLOP for each byte that must be moved", &number as &dyn Fn(&f64) -> _);
-        let vertical = ((y.0..y.1).log_scale(), "TFLOP/s", &number as &dyn Fn(&f64) -> _);
+        let text = chart::number;
+        let horizontal = Axis { range: (x.0..x.1).log_scale(), title: "FLOP for each byte that must be moved", text };
+        let vertical = Axis { range: (y.0..y.1).log_scale(), title: "TFLOP/s", text };
         let mut chart = chart::axes(area, horizontal, vertical)?;
         for (index, device) in view.devices.iter().enumerate() {
             let colour = series(index).rgb();
