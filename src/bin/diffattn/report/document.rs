@@ -16,7 +16,9 @@ pub fn markdown(view: &View) -> String {
     }
     text.push('\n');
     for op in view.ops() {
-        let _ = writeln!(text, "### {}\n\n{}", cell(op), best(view, op));
+        if view.cases_of(op).any(|case| view.devices.iter().any(|device| device.best(case).is_some())) {
+            let _ = writeln!(text, "### {}\n\n{}", cell(op), best(view, op));
+        }
     }
     for device in &view.devices {
         let missing = device.missing(&view.cases);
@@ -33,12 +35,12 @@ pub fn markdown(view: &View) -> String {
 
 /// Devices side by side: the best time of each case.
 fn best(view: &View, op: &str) -> String {
-    let columns = ["case", "device", "kernel", "median", "rate", "% of own limit", "un-fused ÷ fused", "V2 ÷ ordinary"];
+    let columns = ["case", "device", "kernel", "median", "rate", "% of own limit", "others take"];
     let rows = view.cases_of(op).flat_map(|case| {
         let fastest = view.fastest(case);
         view.devices.iter().enumerate().filter_map(move |(index, device)| {
             let best = device.best(case)?;
-            let ratio = |ratio: Option<f64>| ratio.map_or("–".into(), digits);
+            let others = best.others.iter().map(|(name, times)| format!("{name} {}×", digits(*times)));
             let median = time(best.v2.median_ns);
             let share = best.v2.pct_of_limit;
             Some([
@@ -48,12 +50,11 @@ fn best(view: &View, op: &str) -> String {
                 if fastest == Some(index) { format!("**{median}**") } else { median },
                 rate(best.v2),
                 if share > 0.0 { format!("{} ({})", digits(share), cell(&best.v2.bound_by)) } else { "–".into() },
-                ratio(best.unfused),
-                ratio(best.baseline),
+                others.collect::<Vec<_>>().join(", "),
             ])
         })
     });
-    table(&columns, &["median", "rate", "% of own limit", "un-fused ÷ fused", "V2 ÷ ordinary"], rows)
+    table(&columns, &["median", "rate", "% of own limit"], rows)
 }
 
 /// A device, and why it is not ranked.

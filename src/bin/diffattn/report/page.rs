@@ -124,10 +124,7 @@ fn operation(view: &View, op: &str) -> Result<Markup> {
         section {
             h2 { (op) }
             (table(view, op))
-            p.muted {
-                "Un-fused 1.5×: the un-fused computation takes 1.5 times as long. 1.9× ordinary: as long as 1.9 ordinary \
-                 attentions with the same number of output heads."
-            }
+            p.muted { "Below each rate: how many times as long others take for the same." }
             @if bars.is_some() || !plots.is_empty() {
                 div.small {
                     @if let Some(svg) = bars {
@@ -174,17 +171,12 @@ fn table(view: &View, op: &str) -> Markup {
     }
 }
 
-fn cell(best: &Best) -> Markup {
-    let Best { v2, unfused, baseline } = best;
+fn cell(Best { v2, others }: &Best) -> Markup {
     html! {
         strong { (records::time(v2.median_ns)) } " " span.muted { (v2.form) " " (v2.path) } br;
         span.muted {
-            (rate(v2))
-            @if v2.pct_of_limit > 0.0 { " · " (digits(v2.pct_of_limit)) " % of limit" }
-            @if unfused.is_some() || baseline.is_some() { br; }
-            @if let Some(ratio) = unfused { "un-fused " (digits(*ratio)) "×" }
-            @if unfused.is_some() && baseline.is_some() { " · " }
-            @if let Some(ratio) = baseline { (digits(*ratio)) "× ordinary" }
+            (rate(v2)) @if v2.pct_of_limit > 0.0 { " · " (digits(v2.pct_of_limit)) " % of limit" }
+            @for (name, times) in others { br; (name) " " (digits(*times)) "×" }
         }
     }
 }

@@ -19,14 +19,18 @@ pub struct Device<'a> {
     pub name: String,
 }
 
-/// The best rows of one case on one device.
+/// One case on one device.
 pub struct Best<'a> {
     /// DIFF V2 the best way that was measured: fused where there is a fused row.
     pub v2: &'a Row,
-    /// Time of the un-fused computation ÷ that of the fused one.
-    pub unfused: Option<f64>,
-    /// Time of V2 ÷ time of an ordinary attention with as many output heads.
-    pub baseline: Option<f64>,
+    /// How many times as long others take for the same case on this machine.
+    pub others: Vec<(&'static str, f64)>,
+}
+
+impl Best<'_> {
+    fn other(&self, name: &str) -> Option<f64> {
+        self.others.iter().find(|(other, _)| *other == name).map(|(_, times)| *times)
+    }
 }
 
 impl<'a> View<'a> {
@@ -103,7 +107,8 @@ impl<'a> View<'a> {
                 let (middle, most) = (digits(middle), digits(most));
                 format!("{} reached {middle} % of its own limit in the median case and {most} % at best", device.name)
             }
-            None => format!("no limit was measured on {}", device.name),
+            None if device.timed().next().is_none() => format!("{} was not timed at all", device.name),
+            None => format!("the limits of {} were not measured", device.name),
         });
         format!("{records} of {}. {judged}. {}.", self.suite(), devices.collect::<Vec<_>>().join("; "))
     }
@@ -153,11 +158,18 @@ impl<'a> Device<'a> {
     pub fn best(&self, case: &Case) -> Option<Best<'a>> {
         let [fused, unfused, baseline] = ["fused", "unfused", "baseline"].map(|form| self.fastest(case, form));
         let v2 = fused.or(unfused)?;
-        Some(Best {
-            v2,
-            unfused: fused.and(unfused).map(|unfused| unfused.median_ns / v2.median_ns),
-            baseline: baseline.map(|baseline| v2.median_ns / baseline.median_ns),
-        })
+        let on = |path: &str| {
+            let mut rows = self.rows.iter().filter(|row| row.passed && row.form == "fused" && row.path == path);
+            rows.find(|row| Case::of(row) == *case).filter(|row| row.path != v2.path)
+        };
+        let others = [
+            ("un-fused", fused.and(unfused)),
+            ("plain kernel", on("naive")),
+            ("CPU engine", on("cpu")),
+            ("ordinary attention", baseline),
+        ];
+        let times = |row: &Row| row.median_ns / v2.median_ns;
+        Some(Best { v2, others: others.into_iter().filter_map(|(name, row)| Some((name, times(row?)))).collect() })
     }
 
     /// What it has no time for, and why: what its run skipped, and what only other records have.
@@ -202,18 +214,19 @@ impl<'a> Device<'a> {
         if !highest.is_empty() {
             sentences.push(highest.join(", "));
         }
-        if let Some(mean) = mean(best.iter().filter_map(|best| best.unfused)) {
+        if let Some(mean) = mean(best.iter().filter_map(|best| best.other("un-fused"))) {
             sentences.push(format!("The un-fused computation takes {} times as long", digits(mean)));
         }
-        if let Some(mean) = mean(best.iter().filter_map(|best| best.baseline)) {
-            sentences.push(format!("DIFF V2 takes {} times as long as an ordinary attention", digits(mean)));
+        if let Some(mean) = mean(best.iter().filter_map(|best| best.other("ordinary attention"))) {
+            sentences.push(format!("DIFF V2 takes {} times as long as an ordinary attention", digits(1.0 / mean)));
         }
-        if self.on_cpu() {
-            sentences.push("It runs on a CPU, which says nothing about a GPU: left out of rankings".into());
-        }
-        if self.header.throttled {
-            sentences.push("The device became slower while it ran: left out of rankings".into());
-        }
+        let unranked = match (self.on_cpu(), self.header.throttled) {
+            (true, true) => "It runs on a CPU, which says nothing about a GPU, and became slower while it ran",
+            (true, false) => "It runs on a CPU, which says nothing about a GPU",
+            (false, true) => "It became slower while it ran",
+            (false, false) => return sentences,
+        };
+        sentences.push(format!("{unranked}: left out of rankings"));
         sentences
     }
 }
