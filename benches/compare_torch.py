@@ -51,6 +51,9 @@ BACKENDS = {
 # Those that a device has at all; whether they take a case, PyTorch says.
 BACKENDS_OF = {"cuda": list(BACKENDS), "mps": ["math"], "cpu": ["flash", "math"]}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+# What a case gives its row.
+SIZES = "batch q_len kv_len heads kv_heads head_dim value_dim".split()
+COLUMNS = ["op", "form", *SIZES, "dtype", "causal", "flop", "bytes_min"]
 
 
 class Skip(Exception):
@@ -204,19 +207,7 @@ class Case:
 
     def __init__(self, columns):
         self.columns = columns
-        for name in (
-            "op",
-            "form",
-            "dtype",
-            "batch",
-            "q_len",
-            "kv_len",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "value_dim",
-            "causal",
-        ):
+        for name in ("op", "form", *SIZES, "dtype", "causal"):
             setattr(self, name, columns[name])
         values = "" if self.value_dim == self.head_dim else f"/{self.value_dim}"
         self.shape = f"b{self.batch}q{self.q_len}kv{self.kv_len}h{self.heads}/{self.kv_heads}d{self.head_dim}{values}"
@@ -422,13 +413,14 @@ def bound_by(case, limits):
 def measure(case, backend, expanded, device, limits, args):
     attention = Attention(case, device, args.seed)
     path = backend + ("-expanded" if expanded else "")
+    cuda = device.name == "cuda"
     with sdpa_kernel([BACKENDS[backend]]):
-        if device.name == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         run, results = attention.prepare(expanded)
-        held = torch.cuda.memory_allocated() if device.name == "cuda" else 0
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated() if cuda else 0
         cold = device.lap(run)[1]
-        scratch = torch.cuda.max_memory_allocated() - held if device.name == "cuda" else 0
+        scratch = torch.cuda.max_memory_allocated() - held if cuda else 0
         error, bound, verified = verify(attention, results, expanded, args)
         passed = error <= bound
         warmup, repeats, samples, wall = sample(device, run, args.seconds) if passed else (0, 0, [], 0.0)
@@ -436,23 +428,8 @@ def measure(case, backend, expanded, device, limits, args):
     flop, bytes_min = case.columns["flop"], case.columns["bytes_min"]
     by, least = bound_by(case, limits)
     rate = lambda amount: amount / median if median else 0.0
-    names = (
-        "op",
-        "form",
-        "batch",
-        "q_len",
-        "kv_len",
-        "heads",
-        "kv_heads",
-        "head_dim",
-        "value_dim",
-        "dtype",
-        "causal",
-        "flop",
-        "bytes_min",
-    )
     mask = "causal" if case.causal else "full"
-    return {name: case.columns[name] for name in names} | {
+    return {name: case.columns[name] for name in COLUMNS} | {
         "label": f"torch.{case.op}.{case.dtype}.{mask}.d{case.head_dim}.{path}",
         "path": path,
         "tile": "",
