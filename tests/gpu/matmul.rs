@@ -95,7 +95,7 @@ fn rotary(gpu: &Gpu) -> Result<(), Failed> {
             let angle = f64::from(positions[row])
                 * f64::from(config.rope_theta).powf(-2.0 * ((column % 8) / 2) as f64 / f64::from(head_dim));
             // x is the element and its partner.
-            if column % 2 == 0 {
+            if column.is_multiple_of(2) {
                 x[0] * angle.cos() - x[1] * angle.sin()
             } else {
                 x[1] * angle.sin() + x[0] * angle.cos()
@@ -258,7 +258,7 @@ impl Product {
                     + epsilon * expected.abs()
                     + 1e-7;
                 let error = (f64::from(c[i]) - expected).abs();
-                if !(error <= bound) {
+                if error > bound || error.is_nan() {
                     let what = format!("{:?}: ({row}, {column}) is {}, expected {expected}", self.problem, c[i]);
                     return Err(format!("{what}: error {error:.2e}, bound {bound:.2e}").into());
                 }
