@@ -41,9 +41,9 @@ impl Engine {
         let Some(dy) = &module.dy else { return Ok(None) };
         let run = match self {
             Engine::Cpu => timed(|| cpu::layer::backward(&module.weights, &module.tokens(), dy, module.dtype)),
-            Engine::Gpu(gpu) => {
-                on_gpu(gpu, module, |layer| layer.backward_blocking(&module.tokens(), dy).map(|(_, gradients)| gradients))
-            }
+            Engine::Gpu(gpu) => on_gpu(gpu, module, |layer| {
+                layer.backward_blocking(&module.tokens(), dy).map(|(_, gradients)| gradients)
+            }),
         };
         run.map(Some)
     }
