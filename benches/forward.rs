@@ -1,19 +1,23 @@
-//! The forward kernels of every adapter beside the adapter's own multiply-add peak, in one run.
+//! The forward kernels of every adapter, beside the adapter's own limits, in one run.
 //!
 //! `cargo bench --bench forward [-- FILTER]`. The throughput column counts floating-point operations (causal: half), so
-//! `Gelem/s` reads GFLOP/s, for the kernels and for `fma_peak`, a loop over registers only. Wall-clock time of one
-//! submission each; meant for software drivers and for before-and-after comparisons on one machine.
+//! `Gelem/s` reads GFLOP/s. Wall-clock time of one submission each; meant for software drivers and for before-and-after
+//! comparisons on one machine.
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use diffattn::bench::Limits;
 use diffattn::{
     DType, DiffAttention, ForwardBuffers, Options, Path, PlanOptions, Problem, Shape, Sizes, TensorSlice, wgpu,
 };
 use wgpu::util::DeviceExt as _;
 
-#[path = "support/peak.rs"]
-mod support;
-
-use support::{peak, submit};
+/// Submits one pass and waits for it.
+fn submit(attention: &DiffAttention, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+    let mut encoder = attention.device().create_command_encoder(&Default::default());
+    record(&mut encoder.begin_compute_pass(&Default::default()));
+    attention.queue().submit([encoder.finish()]);
+    attention.device().poll(wgpu::PollType::wait_indefinitely()).expect("device");
+}
 
 /// 1024 × 1024 causal, heads 8, kv_heads 4.
 fn kernels(group: &mut BenchmarkGroup<'_, WallTime>, attention: &DiffAttention, dim: u32) {
@@ -53,9 +57,9 @@ fn forward(c: &mut Criterion) {
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let attention = DiffAttention::new(&device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
+        println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let mut group = c.benchmark_group(info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase());
         group.sample_size(10);
-        peak(&mut group, &attention);
         for dim in [64, 128] {
             kernels(&mut group, &attention, dim);
         }

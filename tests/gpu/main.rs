@@ -3,6 +3,8 @@
 mod backward;
 mod backward_options;
 mod backward_run;
+#[cfg(feature = "cli")]
+mod bench;
 mod cache;
 mod decode;
 mod device;
@@ -72,6 +74,8 @@ fn cases() -> Vec<Case> {
     cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
+    #[cfg(feature = "cli")]
+    cases.extend(bench::cases());
     cases.extend(matmul::cases());
     cases.extend(layer::cases());
     cases
