@@ -140,7 +140,7 @@ impl Matmul {
 impl Rotary<'_> {
     fn validate(&self, columns: u32) -> Result<()> {
         let Rotary { head_dim, head_stride, .. } = *self;
-        if head_dim == 0 || head_dim % 4 != 0 || columns % head_dim != 0 {
+        if head_dim == 0 || head_dim % 4 != 0 || !columns.is_multiple_of(head_dim) {
             return Err(Error::invalid(
                 "head_dim",
                 format!("a multiple of 4 that divides the {columns} columns"),
