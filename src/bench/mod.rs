@@ -20,6 +20,7 @@ mod stopwatch;
 mod subject;
 mod suite;
 mod tensors;
+mod validate;
 mod verify;
 
 pub use glue::Glue;
