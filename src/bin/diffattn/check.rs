@@ -5,7 +5,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
 use diffattn::reference::{Judge, Verdict};
-use diffattn::{DType, HostGradInputs, HostInputs, Options, Path, Problem, Shape, Sizes};
+use diffattn::{DType, HostGradInputs, HostInputs, Options, Path, PlanOptions, Problem, Shape, Sizes};
 
 use crate::args::CheckArgs;
 use crate::engine::Engine;
@@ -41,9 +41,11 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         for (((engine, paths), table), skipped) in engines.iter().zip(&mut tables).zip(&mut skipped) {
             for &path in paths {
                 bar.set_message(tables::shape(&problem.shape));
+                let mut options = PlanOptions::default();
+                (options.path, options.runtime_checks) = (path, args.runtime_checks);
                 // The plain gradients are slow, and differ by storage type in loading and storing only.
                 let gradients = path != Some(Path::Naive) || problem.dtype == DType::F32;
-                let runs = [Some(case.forward(engine, path)), gradients.then(|| case.backward(engine, path))];
+                let runs = [Some(case.forward(engine, options)), gradients.then(|| case.backward(engine, options))];
                 for run in runs.into_iter().flatten() {
                     let (label, worst, cells) = match run {
                         Ok((label, verdict)) => {
@@ -144,15 +146,15 @@ impl<'a> Case<'a> {
     }
 
     /// Kernel and verdict of the forward pass.
-    fn forward(&self, engine: &Engine, path: Option<Path>) -> Result<(String, Verdict)> {
-        let run = engine.forward(self.problem, &self.inputs(), path)?;
+    fn forward(&self, engine: &Engine, options: PlanOptions) -> Result<(String, Verdict)> {
+        let run = engine.forward(self.problem, &self.inputs(), options)?;
         Ok((self.label("forward", run.kernel), worst(self.judges[0].outputs(&run.result)?)?))
     }
 
     /// Kernel and verdict of the gradients.
-    fn backward(&self, engine: &Engine, path: Option<Path>) -> Result<(String, Verdict)> {
+    fn backward(&self, engine: &Engine, options: PlanOptions) -> Result<(String, Verdict)> {
         let grads = HostGradInputs { dout: &self.dout, dlse: None };
-        let run = engine.backward(self.problem, &self.inputs(), &grads, path)?;
+        let run = engine.backward(self.problem, &self.inputs(), &grads, options)?;
         Ok((self.label("backward", run.kernel), worst(self.judges[1].gradients(&run.result)?)?))
     }
 

@@ -4,9 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use diffattn::{
-    DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, PlanOptions, Problem, wgpu,
-};
+use diffattn::{DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, PlanOptions, Problem, wgpu};
 
 use crate::engine::Run;
 use crate::tables;
@@ -37,9 +35,7 @@ impl Gpu {
         &self.attention
     }
 
-    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
-        let mut options = PlanOptions::default();
-        options.path = path;
+    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, options: PlanOptions) -> Result<Run<HostOutputs>> {
         let start = Instant::now();
         let plan = self.attention.plan_forward_blocking(problem, options)?;
         let kernel = Kernel {
@@ -58,10 +54,8 @@ impl Gpu {
         problem: &Problem,
         inputs: &HostInputs,
         grads: &HostGradInputs,
-        path: Option<Path>,
+        options: PlanOptions,
     ) -> Result<Run<HostGradients>> {
-        let mut options = PlanOptions::default();
-        options.path = path;
         let start = Instant::now();
         let plan = self.attention.plan_backward_blocking(problem, options)?;
         let kernel = Kernel {
