@@ -34,6 +34,7 @@ pub enum Command {
     Attend(AttendArgs),
     Info(InfoArgs),
     Check(CheckArgs),
+    Bench(crate::bench_args::BenchArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file
