@@ -292,12 +292,13 @@ fn units(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
 pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u32) -> Vec<MatrixTile> {
     let group = problem.shape.group();
     let scalars = caps.backend == wgpu::Backend::Metal;
-    // llvmpipe compiles for minutes what is written out, and keeps no matrices in registers anyway.
-    let unrolled = caps.kind != wgpu::DeviceType::Cpu;
+    // A software driver keeps no matrices in registers, and compiles long texts for minutes.
+    let software = caps.kind == wgpu::DeviceType::Cpu;
+    let (keys, strips) = if software { (&[16][..], &[1][..]) } else { (&[32, 64, 16][..], &[2, 1, 4][..]) };
     let mut tiles = Vec::new();
     for q_global in [true, false] {
-        for keys in [32, 64, 16] {
-            for strips in [2, 1, 4] {
+        for &keys in keys {
+            for &strips in strips {
                 for subgroups in [4, 8, 2, 1] {
                     for heads_per_tile in (1..=group).filter(|heads| group.is_multiple_of(*heads)) {
                         tiles.push(MatrixTile {
@@ -313,7 +314,7 @@ pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u3
                             q_resident: false,
                             kv_global: false,
                             ahead: true,
-                            unrolled,
+                            unrolled: !software,
                             scalars,
                             by_head: false,
                         });
@@ -325,28 +326,32 @@ pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u3
     tiles
 }
 
+/// Every tile that fits the device, with its estimate.
+pub(crate) fn fitting(problem: &Problem, caps: &Caps) -> Result<Vec<Choice>> {
+    let (size, subgroup) = units(problem, caps)?;
+    let mut tiles = candidates(problem, caps, size, subgroup);
+    let needed = tiles.iter().map(|tile| tile.workgroup_bytes(&problem.shape)).min().unwrap_or(u32::MAX);
+    tiles.retain(|tile| tile.validate(problem, caps).is_ok());
+    if tiles.is_empty() {
+        return Err(Error::Limit {
+            name: "max_compute_workgroup_storage_size",
+            what: "the smallest tile of the matrix kernel".into(),
+            needed: needed.into(),
+            available: caps.workgroup_storage.into(),
+        });
+    }
+    let choice = |tile: MatrixTile| Choice { path: Path::Matrix, tile: tile.into(), cost: tile.cost(problem) };
+    Ok(tiles.into_iter().map(choice).collect())
+}
+
 /// The tile for the matrix path: the cheapest, by estimate, of all that fit the device.
 ///
 /// # Errors
 /// Those of [`MatrixTile::validate`]; [`Error::Limit`] when not even the smallest tile fits.
 pub(crate) fn matrix_tile(problem: &Problem, caps: &Caps) -> Result<Choice> {
-    let (size, subgroup) = units(problem, caps)?;
-    let mut best: Option<Choice> = None;
-    let mut needed = u32::MAX;
-    for tile in candidates(problem, caps, size, subgroup) {
-        needed = needed.min(tile.workgroup_bytes(&problem.shape));
-        let cost = tile.cost(problem);
-        if tile.validate(problem, caps).is_ok() && best.is_none_or(|best| cost < best.cost) {
-            best = Some(Choice { path: Path::Matrix, tile: tile.into(), cost });
-        }
-    }
-    let limit = || Error::Limit {
-        name: "max_compute_workgroup_storage_size",
-        what: "the smallest tile of the matrix kernel".into(),
-        needed: needed.into(),
-        available: caps.workgroup_storage.into(),
-    };
-    best.ok_or_else(limit)
+    let tiles = fitting(problem, caps)?.into_iter();
+    let best = tiles.reduce(|best, choice| if choice.cost < best.cost { choice } else { best });
+    best.ok_or_else(|| Error::invalid("path", "one with tiles", Path::Matrix.name()))
 }
 
 #[cfg(test)]
