@@ -12,8 +12,10 @@ mod expected;
 mod gpu;
 mod info;
 mod inputs;
+mod module;
 mod output;
 mod parameters;
+mod params;
 mod tables;
 mod tensors;
 
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
     let mut stdout = Listener(io::stdout().lock());
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
+        Command::Module(args) => module::run(args, &mut stdout),
+        Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
