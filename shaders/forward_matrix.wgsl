@@ -143,8 +143,8 @@ fn main(
             put_row(row * Q_STRIDE + 8u * octet + 4u, x.hi);
         }
     }
-    if (lane < 8u) {
-        wg_grows[lane] = 0u;
+    for (var i = lane; i < 8u; i += THREADS) {
+        wg_grows[i] = 0u;
     }
     workgroupBarrier();
     var q_places: array<u32, STRIPS>;
@@ -294,8 +294,8 @@ fn main(
                 }
                 workgroupBarrier();
             }
-            if (lane < 8u) {
-                wg_grows[lane] = 0u;
+            for (var i = lane; i < 8u; i += THREADS) {
+                wg_grows[i] = 0u;
             }
         }
 

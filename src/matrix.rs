@@ -117,6 +117,20 @@ impl MatrixTile {
         2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 32 + 16
     }
 
+    /// The tile, and those that differ from it in one way of working: every kind of text that the kernel has.
+    pub(crate) fn kinds(self) -> [MatrixTile; 9] {
+        let mut kinds = [self; 9];
+        kinds[1].q_global = !self.q_global;
+        kinds[2].q_resident = !self.q_resident;
+        kinds[3].kv_global = !self.kv_global;
+        kinds[4].ahead = !self.ahead;
+        kinds[5].unrolled = !self.unrolled;
+        kinds[6].scalars = !self.scalars;
+        kinds[7].by_head = !self.by_head;
+        (kinds[8].strips, kinds[8].subgroups) = (4 * self.strips, 1);
+        kinds
+    }
+
     /// Whether the kernel's own rules hold, apart from any device.
     fn is_sound(&self, shape: &Shape) -> bool {
         let rows = self.strips * self.size;

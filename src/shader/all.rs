@@ -3,7 +3,7 @@
 use super::{Kernel, Variant};
 use crate::caps::Caps;
 use crate::problem::{DType, Options, Packed, Problem, Shape};
-use crate::tile::{Path, Sweep, backward_tile, forward_tile};
+use crate::tile::{AnyTile, Path, Sweep, backward_tile, forward_tile};
 
 impl Variant {
     /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
@@ -26,6 +26,11 @@ impl Variant {
                     },
                 };
                 variants.push(Variant::forward(&problem, path, tile, caps));
+                if let Some(AnyTile::Matrix(tile)) = tile {
+                    let kinds = tile.kinds().into_iter().map(AnyTile::Matrix);
+                    let fitting = kinds.filter(|tile| tile.validate(&problem, path, caps).is_ok());
+                    variants.extend(fitting.map(|tile| Variant::forward(&problem, path, Some(tile), caps)));
+                }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
                 if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {
                     variants.extend(backward_variants(&problem, path, caps));

@@ -41,12 +41,13 @@ pub fn class(case: &Case) -> String {
 pub fn candidates(case: &Case, caps: &Caps, count: usize) -> Result<Vec<Case>> {
     let problem = case.problem();
     problem.validate()?;
-    let mut cases = vec![Case { runner: Runner::Auto, tile: None, ..*case }];
+    let untuned = Case { runner: Runner::Auto, tile: None, ..*case };
+    let mut cases = vec![untuned];
     let paths = [Path::Matrix, Path::Subgroup, Path::Portable];
     if case.op != Op::Forward {
         let able = paths.into_iter().filter(|path| *path == Path::Portable || caps.subgroups.is_some());
         let able = able.filter(|path| *path != Path::Matrix);
-        cases.extend(able.map(|path| Case { runner: Runner::On(path), ..cases[0] }));
+        cases.extend(able.map(|path| Case { runner: Runner::On(path), ..untuned }));
         return Ok(cases);
     }
     // The n-th best of each path in turn: estimates compare tiles of one path better than paths.
@@ -62,7 +63,7 @@ pub fn candidates(case: &Case, caps: &Caps, count: usize) -> Result<Vec<Case>> {
 }
 
 /// A path, and for a forward its tile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
     /// The kernel family.
     pub path: Path,

@@ -29,7 +29,7 @@ fn row(path: &str, tile: &str, median_ns: f64, p10_ns: f64, passed: bool) -> Row
         "passed": passed, "max_err": 0.0, "err_bound": 1.0, "timer": "wall", "warmup": 1, "inner_repeats": 1,
         "cold_ns": 1.0, "samples_ns": [], "median_ns": median_ns, "p10_ns": p10_ns, "p90_ns": median_ns,
         "wall_median_ns": median_ns, "flop": 1.0, "bytes_min": 1.0, "tflops": 1.0, "gb_s": 1.0, "bound_by": "",
-        "pct_of_limit": 0.0, "scratch_bytes": 0, "command": "",
+        "pct_of_limit": 0.0, "scratch_bytes": 0, "repro": "",
     });
     serde_json::from_value(row).expect("a row")
 }

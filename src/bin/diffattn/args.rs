@@ -44,6 +44,7 @@ pub enum Command {
     Info(InfoArgs),
     Check(CheckArgs),
     Bench(crate::bench_args::BenchArgs),
+    Tune(crate::tune::TuneArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file

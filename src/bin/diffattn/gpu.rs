@@ -4,10 +4,14 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use diffattn::{DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, PlanOptions, Problem, wgpu};
+use diffattn::bench::{Case, Op};
+use diffattn::tune::Memory;
+use diffattn::{
+    DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Options, PlanOptions, Problem, wgpu,
+};
 
 use crate::engine::Run;
-use crate::tables;
+use crate::{note, tables};
 
 pub struct Gpu {
     name: String,
@@ -35,12 +39,24 @@ impl Gpu {
         &self.attention
     }
 
+    /// What `diffattn tune` found for problems like this on this device, if it was asked.
+    pub fn remembered(&self, case: &Case) -> Option<PlanOptions> {
+        let (memory, broken) = Memory::read(&Memory::usual_file()?);
+        if let Some(broken) = broken {
+            note(format_args!("{broken}"));
+        }
+        memory.recall(self.attention.caps(), case)
+    }
+
     pub fn forward(&self, problem: &Problem, inputs: &HostInputs, options: PlanOptions) -> Result<Run<HostOutputs>> {
         let start = Instant::now();
-        let plan = self.attention.plan_forward_blocking(problem, options)?;
+        let untold = options == PlanOptions::default();
+        let tuned = like(problem).filter(|_| untold).and_then(|case| self.remembered(&case));
+        let plan = self.attention.plan_forward_blocking(problem, tuned.unwrap_or(options))?;
+        let reason = if tuned.is_some() { "measured by diffattn tune" } else { plan.reason() };
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: format!("{} ({})", plan.path().name(), plan.reason()),
+            path: format!("{} ({reason})", plan.path().name()),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
             time: start.elapsed(),
         };
@@ -68,6 +84,13 @@ impl Gpu {
         let result = pollster::block_on(plan.run(inputs, grads))?;
         Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
     }
+}
+
+/// The forward case that the tuner would measure for a problem, if it has one.
+fn like(problem: &Problem) -> Option<Case> {
+    let Options { causal, window, .. } = problem.options;
+    let plain = problem.packed.is_none() && window == (None, None);
+    plain.then(|| Case { causal, dtype: problem.dtype, ..Case::new(Op::Forward, problem.shape) })
 }
 
 impl fmt::Display for Gpu {

@@ -18,6 +18,7 @@ mod parameters;
 mod params;
 mod tables;
 mod tensors;
+mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
+        Command::Tune(args) => tune::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
