@@ -25,7 +25,11 @@ impl Variant {
                         Err(_) => continue,
                     },
                 };
-                variants.push(Variant::forward(&problem, path, tile, caps));
+                let forward = Variant::forward(&problem, path, tile, caps);
+                variants.push(forward);
+                if matches!(path, Path::Portable | Path::Subgroup) && problem.shape.head_dim == 40 {
+                    variants.push(Variant { standard: true, a2: false, ..forward });
+                }
                 if let Some(AnyTile::Matrix(tile)) = tile {
                     let kinds = tile.kinds().into_iter().map(AnyTile::Matrix);
                     let fitting = kinds.filter(|tile| tile.validate(&problem, path, caps).is_ok());

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use diffattn::bench::{self, Header, Limits, Observer, Record, Row, Runner, Settings, Skipped, Stage, Suite};
-use diffattn::{PlanOptions, wgpu};
+use diffattn::bench::{
+    self, Case, Form, Header, Limits, Observer, Record, Row, Runner, Settings, Skipped, Stage, Suite,
+};
+use diffattn::{PlanOptions, Shape, wgpu};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use crate::bench_args::{BenchArgs, Format};
 use crate::bench_table::{banner, csv, limits, markdown};
@@ -26,10 +29,14 @@ const RUSTC: Option<&str> = option_env!("DIFFATTN_RUSTC");
 
 pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
     let mut suite = args.suite()?;
+    if args.list {
+        return list(&suite, out);
+    }
     let adapters = device::adapters();
     let index = device::choose(&adapters, args.adapter.as_deref())?;
     let gpu = Gpu::open(&adapters[index]).with_context(|| format!("cannot use adapter {index}"))?;
-    for case in suite.cases.iter_mut().filter(|case| case.runner == Runner::Auto && case.tile.is_none()) {
+    let tuned = |case: &&mut Case| case.form == Form::Fused && case.runner == Runner::Auto && case.tile.is_none();
+    for case in suite.cases.iter_mut().filter(tuned) {
         if let Some(PlanOptions { path: Some(path), tile, .. }) = gpu.remembered(case) {
             (case.runner, case.tile) = (Runner::On(path), tile);
         }
@@ -47,6 +54,23 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
     }
     let wrong = record.rows.iter().filter(|row| !row.passed).count();
     ensure!(wrong == 0, "{wrong} of {} kernels gave wrong results and were not timed", record.rows.len());
+    let failed = record.header.skipped.iter().filter(|skipped| skipped.is_failure()).count();
+    ensure!(failed == 0, "{failed} of {} cases failed", suite.cases.len());
+    Ok(())
+}
+
+/// The cases in the columns of a record's rows, for programs that run them on another stack.
+fn list(suite: &Suite, out: &mut impl Write) -> Result<()> {
+    writeln!(out, "{}", json!({ "suite": suite.name, "suite_version": suite.version }))?;
+    for case in &suite.cases {
+        let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = case.shape;
+        let columns = json!({
+            "op": case.op.name(), "form": case.form.name(), "path": case.runner.name(), "dtype": case.dtype_name(),
+            "batch": batch, "q_len": q_len, "kv_len": kv_len, "heads": heads, "kv_heads": kv_heads,
+            "head_dim": head_dim, "value_dim": value_dim, "causal": case.causal,
+        });
+        writeln!(out, "{columns}")?;
+    }
     Ok(())
 }
 

@@ -6,16 +6,20 @@ mod bench;
 mod bench_args;
 mod bench_table;
 mod check;
+mod compare;
 mod device;
 mod engine;
 mod expected;
 mod gpu;
 mod info;
 mod inputs;
+mod markdown;
 mod module;
 mod output;
 mod parameters;
 mod params;
+mod records;
+mod report;
 mod tables;
 mod tensors;
 mod tune;
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
+        Command::Compare(args) => compare::run(args, &mut stdout),
+        Command::Report(args) => report::run(args, &mut stdout),
         Command::Tune(args) => tune::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
