@@ -127,12 +127,14 @@ impl Experiment {
     }
 }
 
-/// The base (what the matrix path's planner takes) and, for each experiment, its tile; `None` where the experiment changes
-/// nothing, or gives what the problem or the device does not allow.
+/// An experiment and its tile; `None` where it changes nothing, or gives what the problem or the device does not allow.
+pub type Planned = (Experiment, Option<AnyTile>);
+
+/// The base, which is what the matrix path's planner takes, and every experiment.
 ///
 /// # Errors
 /// Those of [`forward_tile`] on the matrix path.
-pub fn experiments(problem: &Problem, caps: &Caps) -> Result<(AnyTile, Vec<(Experiment, Option<AnyTile>)>)> {
+pub fn experiments(problem: &Problem, caps: &Caps) -> Result<(AnyTile, Vec<Planned>)> {
     let base = forward_tile(problem, Path::Matrix, caps)?.tile;
     let AnyTile::Matrix(tile) = base else { return Ok((base, Vec::new())) };
     let tiles = EXPERIMENTS.iter().map(|experiment| {

@@ -11,7 +11,7 @@
 mod experiments;
 mod memory;
 
-pub use experiments::{Experiment, experiments};
+pub use experiments::{Experiment, Planned, experiments};
 pub use memory::Memory;
 
 use crate::attention::PlanOptions;

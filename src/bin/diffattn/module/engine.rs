@@ -20,7 +20,7 @@ pub enum Engine {
 impl Engine {
     /// The engine that the flags ask for, or the best one; and the reason.
     pub fn choose(engine: EngineArg, adapter: Option<&str>) -> Result<(Self, String)> {
-        let args = EngineArgs { engine, adapter: adapter.map(Into::into), path: PathArg::Auto };
+        let args = EngineArgs { engine, adapter: adapter.map(Into::into), path: PathArg::Auto, tile: None };
         let (engine, reason) = engine::Engine::choose(&args)?;
         let engine = match engine {
             engine::Engine::Cpu => Engine::Cpu,
