@@ -14,9 +14,11 @@ mod backward;
 mod compare;
 mod forward;
 mod magnitude;
+mod problems;
 mod rows;
 pub mod yardstick;
 
 pub use backward::{Gradients, backward};
 pub use compare::{Judge, Verdict};
 pub use forward::{Outputs, Truth, forward};
+pub use problems::problems;
