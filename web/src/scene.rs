@@ -45,10 +45,10 @@ pub struct Recipe {
 impl Recipe {
     /// The preset of this name; the first one for any other.
     pub fn preset(name: &str) -> Self {
-        let needle = Recipe { needle: [5.0, 0.0], second_needle: 0.0, sink: [4.0; 2], noise: 1.0, shared: 0.95 };
+        let needle = Recipe { needle: [4.0, 0.0], second_needle: 0.0, sink: [4.0; 2], noise: 1.0, shared: 0.95 };
         match name {
             "sink" => Recipe { needle: [0.0; 2], sink: [5.0; 2], noise: 0.5, ..needle },
-            "two" => Recipe { second_needle: 5.0, ..needle },
+            "two" => Recipe { second_needle: 4.0, ..needle },
             "noise" => Recipe { needle: [0.0; 2], sink: [0.0; 2], shared: 1.0, ..needle },
             "apart" => Recipe { sink: [4.0, 0.0], shared: 0.0, ..needle },
             _ => needle,
