@@ -6,6 +6,7 @@ mod check;
 mod device;
 mod engine;
 mod expected;
+mod export;
 mod gpu;
 mod info;
 mod inputs;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Attend(args) => attend::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Export(args) => export::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
