@@ -76,17 +76,19 @@ export async function openEngine(page) {
       page.engineChanged();
     });
     page.engine = engine;
-    page.adapter = await adapterName();
+    Object.assign(page, await describeAdapter());
     line.className = "engine gpu";
-    line.textContent = `Computed live on your GPU: ${page.adapter} · ${engine.describe()}`;
+    const where = page.software ? "by a software driver" : "on your GPU";
+    line.textContent = `Computed live ${where}: ${page.adapter} · ${engine.describe()}`;
   } catch (error) {
     useCpu(page, error.name, error.message);
   }
 }
 
 // wgpu does not pass on what browsers say about the adapter. What they leave out is left out.
-async function adapterName() {
+async function describeAdapter() {
   const info = (await navigator.gpu.requestAdapter({ powerPreference: "high-performance" }))?.info ?? {};
-  const words = [info.vendor, info.architecture, info.description].filter(Boolean);
-  return words.length ? [...new Set(words)].join(" ") : "an adapter without a name";
+  const words = [...new Set([info.vendor, info.architecture, info.description].filter(Boolean))].join(" ");
+  const software = Boolean(info.isFallbackAdapter) || /swiftshader|llvmpipe|basic render/i.test(words);
+  return { adapter: words || "an adapter without a name", software };
 }

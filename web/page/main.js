@@ -5,9 +5,10 @@ import { openEngine } from "./engine.js";
 import { startIdea } from "./idea.js";
 import { startPairing } from "./pairing.js";
 import { startCheck } from "./check.js";
+import { startMeasure } from "./measure.js";
 
-// The page's own repository, for the link at the end and prefilled issues. Empty until there is one: then they are hidden.
-export const REPOSITORY = "";
+// The project's repository, for the link at the end and for prefilled issues; both are hidden while it is empty.
+const REPOSITORY = document.querySelector('meta[name="repository"]').content;
 
 const ready = init();
 const panels = [];
@@ -28,7 +29,7 @@ export const page = {
 };
 
 await ready;
-panels.push(startIdea(page), startPairing(page), startCheck(page));
+panels.push(startIdea(page), startPairing(page), startCheck(page), startMeasure(page, REPOSITORY));
 await page.restart();
 
 const links = document.getElementById("links");

@@ -9,7 +9,7 @@ use crate::explain;
 #[wasm_bindgen]
 #[derive(Debug, Clone)]
 pub struct Engine {
-    gpu: Option<DiffAttention>,
+    gpu: Option<(wgpu::Adapter, DiffAttention)>,
 }
 
 /// Opens the best adapter of the browser. `lost` is called with the reason when its device is gone.
@@ -33,7 +33,8 @@ pub async fn open_gpu(lost: js_sys::Function) -> Result<Engine, JsValue> {
     device.set_device_lost_callback(move |_, reason| {
         let _ = lost.call1(&JsValue::NULL, &reason.into());
     });
-    Ok(Engine { gpu: Some(DiffAttention::new(&device, &queue)) })
+    let attention = DiffAttention::new(&device, &queue);
+    Ok(Engine { gpu: Some((adapter, attention)) })
 }
 
 /// The CPU engine, on one thread.
@@ -46,7 +47,7 @@ pub fn open_cpu() -> Engine {
 impl Engine {
     /// What the device can do, in words.
     pub fn describe(&self) -> String {
-        self.gpu.as_ref().map_or_else(|| "one thread of wasm".into(), |gpu| gpu.caps().to_string())
+        self.gpu().map_or_else(|| "one thread of wasm".into(), |gpu| gpu.caps().to_string())
     }
 
     /// Whether it is a GPU.
@@ -59,7 +60,12 @@ impl Engine {
 impl Engine {
     /// The kernels, where it is a GPU.
     pub(crate) fn gpu(&self) -> Option<&DiffAttention> {
-        self.gpu.as_ref()
+        self.gpu.as_ref().map(|(_, attention)| attention)
+    }
+
+    /// Where the kernels run.
+    pub(crate) fn adapter(&self) -> Option<&wgpu::Adapter> {
+        self.gpu.as_ref().map(|(adapter, _)| adapter)
     }
 
     /// The outputs, and the label of what computed them.
@@ -69,7 +75,7 @@ impl Engine {
         inputs: &HostInputs<'_>,
         path: Option<Path>,
     ) -> diffattn::Result<(HostOutputs, String)> {
-        let Some(gpu) = &self.gpu else {
+        let Some(gpu) = self.gpu() else {
             return Ok((cpu::forward(problem, inputs)?, "cpu".into()));
         };
         let mut options = PlanOptions::default();

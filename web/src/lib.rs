@@ -8,6 +8,7 @@
 mod check;
 mod engine;
 mod idea;
+mod measure;
 mod pairing;
 mod scene;
 mod text;
