@@ -2,7 +2,6 @@
 
 use super::{Kernel, Variant};
 use crate::caps::Caps;
-use crate::matrix::matrix_tile;
 use crate::problem::{DType, Options, Packed, Problem, Shape};
 use crate::tile::{Path, Sweep, backward_tile, forward_tile};
 
@@ -49,13 +48,11 @@ fn paths(caps: &Caps) -> impl Iterator<Item = Path> {
 
 /// The forward kernel of a problem; `None` where the path cannot run it.
 fn forward_variant(problem: &Problem, path: Path, caps: &Caps) -> Option<Variant> {
-    Some(match path {
-        Path::Naive => Variant::forward(problem, path, None, caps),
-        Path::Matrix => Variant::forward_matrix(problem, matrix_tile(problem, caps).ok()?, caps),
-        Path::Portable | Path::Subgroup => {
-            Variant::forward(problem, path, Some(forward_tile(problem, path, caps).ok()?.tile), caps)
-        }
-    })
+    let tile = match path {
+        Path::Naive => None,
+        Path::Portable | Path::Subgroup | Path::Matrix => Some(forward_tile(problem, path, caps).ok()?.tile),
+    };
+    Some(Variant::forward(problem, path, tile, caps))
 }
 
 /// The backward kernels of a problem.

@@ -6,8 +6,6 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diffattn::{DType, Path};
 
-use crate::export::ExportArgs;
-
 /// Differential Transformer V2 attention on any GPU, or on the CPU
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -36,7 +34,8 @@ pub enum Command {
     Attend(AttendArgs),
     Info(InfoArgs),
     Check(CheckArgs),
-    Export(ExportArgs),
+    Export(crate::export::ExportArgs),
+    Bench(crate::bench_args::BenchArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file

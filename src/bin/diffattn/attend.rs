@@ -20,7 +20,7 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     let inputs = Inputs::read(&file, &problem, args.grad)?;
     let expected = if args.compare { Some(Expected::read(&file, &problem.shape, args.grad)?) } else { None };
     problem.options.a2 = expected.as_ref().is_some_and(|expected| expected.has("a2"));
-    let output = Output::create(&args.output, file.path())?;
+    let output = Output::create(&args.output, std::slice::from_ref(&args.input))?;
 
     let (engine, reason) = Engine::choose(&args.run)?;
     note(format_args!("engine    {engine}: {reason}"));
@@ -49,7 +49,7 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     // a₂ is computed for the comparison only.
     let (written, names): (Vec<_>, Vec<_>) =
         results.iter().filter(|named| named.name != "a2").map(|named| (named, named.name)).unzip();
-    output.write(&written)?;
+    output.write_tensors(&written)?;
     writeln!(out, "wrote     {} to {}", names.join(", "), args.output.display())?;
 
     if let Some(expected) = expected {

@@ -2,6 +2,9 @@
 
 mod args;
 mod attend;
+mod bench;
+mod bench_args;
+mod bench_table;
 mod check;
 mod device;
 mod engine;
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Export(args) => export::run(args, &mut stdout),
+        Command::Bench(args) => bench::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -64,19 +64,17 @@ impl Kernel {
     pub fn tensors(variant: &Variant, caps: &Caps, header: String, text: &str) -> Result<Self> {
         let tile_of = |of: &[&str], per: u32| json!({ "of": of, "per": per });
         // `None`: as many as the workgroup has invocations.
-        let (head_tiles, q_tiles, per_workgroup) = match (variant.kernel, variant.tile, variant.matrix) {
-            (Op::Forward, Some(tile), _) => {
-                (tile_of(&["group"], tile.heads_per_tile), tile_of(&["q_len"], tile.positions()), Some(1))
+        let (head_tiles, q_tiles, per_workgroup) = match (variant.kernel, variant.tile) {
+            (Op::Forward, Some(tile)) => {
+                let (heads, rows) = (tile.heads_per_tile(), tile.rows());
+                (tile_of(&["group"], heads), tile_of(&["q_len"], rows / (2 * heads)), Some(1))
             }
-            (Op::Forward, None, Some(tile)) => {
-                (tile_of(&["group"], tile.heads_per_tile), tile_of(&["q_len"], tile.positions()), Some(1))
-            }
-            (Op::Forward, None, None) | (Op::BackwardRows, ..) | (Op::Backward(Sweep::Dq | Sweep::Mean, None), ..) => {
+            (Op::Forward, None) | (Op::BackwardRows, _) | (Op::Backward(Sweep::Dq | Sweep::Mean, None), _) => {
                 (tile_of(&["group"], 1), tile_of(&["q_len"], 1), None)
             }
-            (Op::Backward(Sweep::Dkv, None), ..) => (tile_of(&[], 1), tile_of(&["kv_len"], 1), None),
-            (Op::Backward(Sweep::Dkv, Some(tile)), ..) => (tile_of(&[], 1), tile_of(&["kv_len"], tile.rows()), Some(1)),
-            (Op::Backward(_, Some(tile)), ..) => (tile_of(&[], 1), tile_of(&["q_len", "group"], tile.rows()), Some(1)),
+            (Op::Backward(Sweep::Dkv, None), _) => (tile_of(&[], 1), tile_of(&["kv_len"], 1), None),
+            (Op::Backward(Sweep::Dkv, Some(tile)), _) => (tile_of(&[], 1), tile_of(&["kv_len"], tile.rows()), Some(1)),
+            (Op::Backward(_, Some(tile)), _) => (tile_of(&[], 1), tile_of(&["q_len", "group"], tile.rows()), Some(1)),
         };
         let Variant { path, dtype, mask, head_dim, value_dim, softcap, packed, lse, a2, standard, .. } = *variant;
         let about = json!({
