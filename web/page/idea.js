@@ -1,6 +1,6 @@
 // The first panel: a text, its maps, and the gate.
 
-import { cellAt, colour, drawLegend, drawMap, number, palette, wordColours } from "./draw.js";
+import { cellAt, drawLegend, drawMap, number, palette, wordColours } from "./draw.js";
 import { failed } from "./engine.js";
 import { saveScene } from "./safetensors.js";
 
@@ -10,7 +10,7 @@ const logit = (p) => Math.log(p / (1 - p));
 
 const PRESETS = {
   needle: {
-    lam: 1.5,
+    lam: 0.6,
     text: "Both maps have the first word and the noise; only the first map has the answer. Open the gate and the answer stays, alone.",
   },
   sink: {
@@ -22,7 +22,7 @@ const PRESETS = {
     text: "Both maps hold the same noise and nothing else. With an open gate nothing is left, as it should be.",
   },
   two: {
-    lam: 1.5,
+    lam: 1,
     text: "The word “Paris” is wanted too, but both maps see it alike. Subtraction cannot tell it from noise: it goes as well. What is to stay must differ between the maps.",
   },
   apart: {
@@ -30,7 +30,7 @@ const PRESETS = {
     text: "The maps have nothing in common. Then subtracting helps nothing: it adds the second map's noise with a minus. Shut the gate (λ → −6) and it is ordinary attention again.",
   },
 };
-const START = { preset: "needle", n: 32, seed: 7, head: 0, lam: [1.5, 1.5] };
+const START = { preset: "needle", n: 32, seed: 7, head: 0, lam: [0.6, 0.6] };
 
 export function startIdea(page) {
   const { wasm } = page;

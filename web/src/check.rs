@@ -5,7 +5,7 @@ use diffattn::{HostGradInputs, HostInputs, Path, PlanOptions, Problem, Shape, Si
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;
-use crate::explain;
+use crate::explain::explain;
 
 /// How one kernel did on one problem: its worst tensor.
 #[wasm_bindgen(getter_with_clone)]

@@ -3,7 +3,7 @@
 use diffattn::{DiffAttention, Error, HostInputs, HostOutputs, Path, PlanOptions, Problem, cpu, wgpu};
 use wasm_bindgen::prelude::*;
 
-use crate::explain;
+use crate::explain::explain;
 
 /// An engine that stays for the life of the page, or until its device is lost.
 #[wasm_bindgen]

@@ -4,7 +4,7 @@ use diffattn::HostOutputs;
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;
-use crate::explain;
+use crate::explain::explain;
 use crate::scene::{self, Gate, HEADS, Recipe, Scene, Sums, V1_LAMBDA};
 
 /// A scene that can be computed with any gates.

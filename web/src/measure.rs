@@ -5,7 +5,7 @@ use diffattn::{Error, Sizes};
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;
-use crate::explain;
+use crate::explain::explain;
 
 #[wasm_bindgen]
 extern "C" {

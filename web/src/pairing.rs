@@ -9,7 +9,7 @@ use diffattn::HostInputs;
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;
-use crate::explain;
+use crate::explain::explain;
 use crate::scene::{self, HEADS, Random, Recipe, Sums};
 use crate::text::Text;
 

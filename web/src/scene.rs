@@ -93,10 +93,12 @@ impl Gate {
     }
 }
 
-/// Rows of queries or keys, filled feature by feature.
+/// Where the noise comes from.
+#[derive(Debug)]
 pub struct Random(fastrand::Rng);
 
 impl Random {
+    /// The same numbers for the same seed, on every machine.
     pub fn new(seed: u64) -> Self {
         Random(fastrand::Rng::with_seed(seed))
     }
@@ -234,4 +236,62 @@ pub fn cancelling_gate(outputs: &HostOutputs, n: usize, head: usize, i: usize) -
     let lse = outputs.lse.as_deref().unwrap_or_default();
     let of = |member: usize| lse[(2 * head + member) * n + i];
     (of(1) - of(0)).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diffattn::reference::Judge;
+
+    const LAST: usize = 31;
+
+    /// The outputs of a preset of 32 words, which the reference is asked about first.
+    fn outputs(preset: &str, lam: f32) -> HostOutputs {
+        let scene = Scene::new(&Recipe::preset(preset), 32, 7);
+        let gates = scene.lam([lam; HEADS]);
+        let outputs = diffattn::cpu::forward(&scene.problem(), &scene.inputs(&gates)).unwrap();
+        let judge = Judge::forward(&scene.problem(), &scene.inputs(&gates)).unwrap();
+        assert!(judge.outputs(&outputs).unwrap().iter().all(|verdict| verdict.passed));
+        outputs
+    }
+
+    /// The last row of the first head.
+    fn row(outputs: &HostOutputs, gate: Gate) -> Vec<f32> {
+        let map = weights(&outputs.out, 32, HEADS * Gate::ALL.len(), gate as usize);
+        map[LAST * 32..].to_vec()
+    }
+
+    fn sums(outputs: &HostOutputs, gate: Gate) -> Sums {
+        Sums::of(&row(outputs, gate), Text::new(32).answers[0])
+    }
+
+    #[test]
+    fn rows_sum_to_one_less_the_gate() {
+        let outputs = outputs("needle", 0.5);
+        for (gate, sigma) in [(Gate::Ordinary, 0.0), (Gate::V1, V1_LAMBDA), (Gate::V2, 1.0 / (1.0 + (-0.5f32).exp()))] {
+            let sum: f32 = row(&outputs, gate).iter().sum();
+            assert!((sum - (1.0 - sigma)).abs() < 1e-5, "{gate:?}: {sum}");
+        }
+    }
+
+    #[test]
+    fn the_gate_cancels_what_is_shared_and_keeps_the_answer() {
+        let star = cancelling_gate(&outputs("needle", 0.0), 32, 0, LAST);
+        let outputs = outputs("needle", (star / (1.0 - star)).ln());
+        let (ordinary, v2) = (sums(&outputs, Gate::Ordinary), sums(&outputs, Gate::V2));
+        assert!(v2.sink.abs() < 1e-5 && ordinary.sink > 0.1, "{ordinary:?} {v2:?}");
+        assert!(v2.needle > 0.95 * ordinary.needle && v2.noise < 0.5 * ordinary.noise, "{ordinary:?} {v2:?}");
+    }
+
+    #[test]
+    fn two_equal_maps_leave_nothing() {
+        let outputs = outputs("noise", 20.0);
+        assert!(sums(&outputs, Gate::V2).rms < 1e-5 && sums(&outputs, Gate::Ordinary).rms > 1.0 / 32f32.sqrt());
+    }
+
+    #[test]
+    fn maps_without_anything_in_common_gain_nothing() {
+        let outputs = outputs("apart", 0.0);
+        assert!(sums(&outputs, Gate::V2).noise > sums(&outputs, Gate::Ordinary).noise);
+    }
 }

@@ -66,8 +66,7 @@ impl Kernel {
         // `None`: as many as the workgroup has invocations.
         let (head_tiles, q_tiles, per_workgroup) = match (variant.kernel, variant.tile) {
             (Op::Forward, Some(tile)) => {
-                let (heads, rows) = (tile.heads_per_tile(), tile.rows());
-                (tile_of(&["group"], heads), tile_of(&["q_len"], rows / (2 * heads)), Some(1))
+                (tile_of(&["group"], tile.heads_per_tile()), tile_of(&["q_len"], tile.positions()), Some(1))
             }
             (Op::Forward, None) | (Op::BackwardRows, _) | (Op::Backward(Sweep::Dq | Sweep::Mean, None), _) => {
                 (tile_of(&["group"], 1), tile_of(&["q_len"], 1), None)
