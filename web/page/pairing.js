@@ -13,8 +13,17 @@ export function startPairing(page) {
   let shown = null;
   let running = 0;
 
+  // Computed when it is about to be seen: the first maps come first.
+  let near = false;
+  new IntersectionObserver((entries, observer) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
+    near = true;
+    compute();
+  }, { rootMargin: "200px" }).observe($("pairing"));
+
   async function compute() {
-    if (!page.engine) return;
+    if (!near || !page.engine) return;
     const run = ++running;
     try {
       const wirings = [];
