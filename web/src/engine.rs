@@ -22,10 +22,8 @@ pub async fn open_gpu(lost: js_sys::Function) -> Result<Engine, JsValue> {
         backends: wgpu::Backends::BROWSER_WEBGPU,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     };
-    let options = wgpu::RequestAdapterOptions {
-        power_preference: wgpu::PowerPreference::HighPerformance,
-        ..Default::default()
-    };
+    let options =
+        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
     // A new adapter each time: the first device uses it up.
     let adapter = wgpu::Instance::new(descriptor).request_adapter(&options).await;
     let adapter = adapter.map_err(|error| explain(Error::NoAdapter { reason: error.to_string() }))?;

@@ -84,7 +84,11 @@ fn tensors(text: &Text, halves: bool, kv_heads: usize, seed: u32) -> (Vec<f32>, 
     let mut q = Vec::new();
     for i in 0..text.words.len() {
         let [first, second] = [0, 1].map(|head| scene::pair(&recipe, head, i >= text.question, &mut random));
-        let order = if halves { [first[0], second[0], first[1], second[1]] } else { [first[0], first[1], second[0], second[1]] };
+        let order = if halves {
+            [first[0], second[0], first[1], second[1]]
+        } else {
+            [first[0], first[1], second[0], second[1]]
+        };
         q.extend(order.concat());
     }
     (q, k)

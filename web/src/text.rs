@@ -11,10 +11,8 @@ pub struct Text {
     pub answers: [usize; 2],
 }
 
-const PLACES: [&str; 10] =
-    ["Rome", "Oslo", "Paris", "Cairo", "Lima", "Delhi", "Quito", "Kyiv", "Accra", "Hanoi"];
-const NUMBERS: [&str; 14] =
-    ["17", "58", "42", "93", "61", "29", "84", "36", "75", "12", "50", "68", "23", "97"];
+const PLACES: [&str; 10] = ["Rome", "Oslo", "Paris", "Cairo", "Lima", "Delhi", "Quito", "Kyiv", "Accra", "Hanoi"];
+const NUMBERS: [&str; 14] = ["17", "58", "42", "93", "61", "29", "84", "36", "75", "12", "50", "68", "23", "97"];
 const START: &str = "⟨start⟩";
 const QUESTION: [&str; 6] = ["and", "the", "number", "of", "Paris", "is"];
 
@@ -24,7 +22,8 @@ impl Text {
         let question = n - QUESTION.len();
         let fact = |f: usize| {
             // Paris is told once, among places that take turns.
-            let place = if f == 2 { PLACES[2] } else { PLACES[(f + usize::from(f % PLACES.len() == 2)) % PLACES.len()] };
+            let place =
+                if f == 2 { PLACES[2] } else { PLACES[(f + usize::from(f % PLACES.len() == 2)) % PLACES.len()] };
             [place, "is", NUMBERS[f % NUMBERS.len()], ","]
         };
         let facts = (0..).flat_map(fact).take(question - 1);

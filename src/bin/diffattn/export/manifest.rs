@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use diffattn::shader::{CacheKernel, CacheVariant, Kernel as Op, MaskKind, Variant};
 use diffattn::tile::Sweep;
-use diffattn::{Caps, KvDType, Path};
 use diffattn::wgpu::naga::{self, AddressSpace, StorageAccess, TypeInner};
+use diffattn::{Caps, KvDType, Path};
 use serde_json::{Value, json};
 
 /// Version of the manifest's form.
