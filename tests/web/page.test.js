@@ -73,7 +73,9 @@ test("the sliders change the maps as the mathematics says", async () => {
   const total = rows[0][2] + rows[1][2];
   assert.ok(rows[1][2] < 0, `an open gate subtracts more than there is: ${rows}`);
   assert.ok(total < 0.5, "weights sum to 1 − σ");
-  // At σ* the sink, which both maps share exactly, is gone.
+  // At σ* the sink is gone, once both maps share it to the last bit of its noise.
+  await slide(tab, "shared", 1);
+  await tab.waitForFunction(() => location.hash.includes("shared=1&"));
   await tab.click("#star-go");
   await tab.waitForFunction(() => Math.abs(Number(document.querySelectorAll("#bars tbody tr")[1].querySelectorAll(".value")[2].textContent.replace("−", "-"))) <= 0.02);
   await slide(tab, "n", 64);

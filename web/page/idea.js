@@ -30,7 +30,7 @@ const PRESETS = {
     text: "The maps have nothing in common. Then subtracting helps nothing: it adds the second map's noise with a minus. Shut the gate (λ → −6) and it is ordinary attention again.",
   },
 };
-const START = { preset: "needle", n: 32, seed: 7, head: 0, lam: [0.6, 0.6] };
+const START = { preset: "needle", n: 32, seed: 55, head: 0, lam: [0.6, 0.6] };
 
 export function startIdea(page) {
   const { wasm } = page;
