@@ -14,6 +14,9 @@ impl Variant {
             for problem in representative_problems() {
                 let Some(forward) = forward_variant(&problem, path, caps) else { continue };
                 variants.push(forward);
+                if matches!(path, Path::Portable | Path::Subgroup) && problem.shape.head_dim == 40 {
+                    variants.push(Variant { standard: true, a2: false, ..forward });
+                }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
                 if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {
                     variants.extend(backward_variants(&problem, path, caps));

@@ -65,9 +65,34 @@ const FILES: &[(&str, &str)] = wgsl![
     "decode/append.wgsl",
     "decode/append_same.wgsl",
     "decode/append_int8.wgsl",
+    "matmul.wgsl",
+    "matmul/params.wgsl",
+    "matmul/a_rows.wgsl",
+    "matmul/a_columns.wgsl",
+    "matmul/a_stored.wgsl",
+    "matmul/a_f32.wgsl",
+    "matmul/b_rows.wgsl",
+    "matmul/b_columns.wgsl",
+    "matmul/b_stored.wgsl",
+    "matmul/c_stored.wgsl",
+    "matmul/c_f32.wgsl",
+    "matmul/write_plain.wgsl",
+    "matmul/write_biased.wgsl",
+    "matmul/write_rotated.wgsl",
+    "layer/params.wgsl",
+    "layer/turned.wgsl",
+    "layer/rotate_back.wgsl",
+    "layer/lambda_type.wgsl",
+    "layer/lambda.wgsl",
+    "layer/lambda_backward.wgsl",
+    "layer/norm.wgsl",
+    "layer/norm_backward.wgsl",
+    "layer/norm_sums.wgsl",
+    "layer/column_sums.wgsl",
+    "layer/sum.wgsl",
 ];
 
-pub(super) fn file(name: &str) -> &'static str {
+pub(crate) fn file(name: &str) -> &'static str {
     let found = FILES.iter().find(|(path, _)| *path == name);
     found.map(|(_, text)| *text).unwrap_or_else(|| unreachable!("{name} is not in FILES"))
 }

@@ -3,13 +3,17 @@
 mod backward;
 mod backward_options;
 mod backward_run;
+#[cfg(feature = "cli")]
+mod bench;
 mod cache;
 mod decode;
 mod device;
 mod errors;
 mod export;
 mod golden;
+mod layer;
 mod limits;
+mod matmul;
 mod matrix;
 mod placement;
 mod random;
@@ -72,6 +76,10 @@ fn cases() -> Vec<Case> {
     cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
+    #[cfg(feature = "cli")]
+    cases.extend(bench::cases());
+    cases.extend(matmul::cases());
+    cases.extend(layer::cases());
     cases
 }
 

@@ -134,9 +134,9 @@ test("pairing across KV heads adds noise, except with one KV head", async () => 
 // The whole check is for real GPUs: here every kernel takes seconds to compile.
 test("kernels pass the check, which can be stopped", async () => {
   await tab.click("#check-go");
-  await tab.waitForFunction(() => document.querySelectorAll("#check-table tbody tr").length >= 4, null, { timeout: 120000 });
+  await tab.waitForFunction(() => document.querySelectorAll("#check-table tbody tr").length >= 4);
   await tab.click("#check-stop");
-  await tab.waitForSelector("#check-bar", { state: "hidden", timeout: 120000 });
+  await tab.waitForSelector("#check-bar", { state: "hidden" });
   assert.match(await text(tab, "check-verdict"), /^Stopped. \d+ results, all within their bounds/);
   const rows = await tab.$$eval("#check-table tbody tr", (rows) => rows.map((row) => row.textContent));
   // Forward and gradients, plain and tiled.
@@ -159,9 +159,9 @@ test("a wrong result fails the check", async () => {
   const { tab, context } = await open(browser, server.url, { before: spoil });
   await maps(tab);
   await tab.click("#check-go");
-  await tab.waitForSelector("#check-table td.wrong", { state: "attached", timeout: 60000 });
+  await tab.waitForSelector("#check-table td.wrong", { state: "attached" });
   await tab.click("#check-stop");
-  await tab.waitForSelector("#check-verdict.bad", { timeout: 60000 });
+  await tab.waitForSelector("#check-verdict.bad");
   await context.close();
 });
 
@@ -184,7 +184,7 @@ test("the benchmark measures a tiny suite with rounded timers, and its record ca
   await maps(tab);
   await tab.selectOption("#longest", "256");
   await tab.click("#measure-go");
-  await tab.waitForSelector("#measure-bar", { state: "hidden", timeout: 300000 });
+  await tab.waitForSelector("#measure-bar", { state: "hidden" });
   const [download] = await Promise.all([tab.waitForEvent("download"), tab.click("#download")]);
   const [header, ...rows] = readFileSync(await download.path(), "utf8").trim().split("\n").map((line) => JSON.parse(line));
   assert.equal(header.suite, "quick");

@@ -50,6 +50,8 @@ export function launch() {
 export async function open(browser, url, { before, argument, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const tab = await context.newPage();
+  // A software driver compiles for seconds, on a busy machine for minutes.
+  tab.setDefaultTimeout(240000);
   const faults = [];
   tab.on("console", (message) => message.type() === "error" && faults.push(message.text()));
   tab.on("pageerror", (error) => faults.push(String(error)));
@@ -59,4 +61,4 @@ export async function open(browser, url, { before, argument, ...options } = {}) 
 }
 
 // Waits for the first maps.
-export const maps = (tab) => tab.waitForFunction(() => performance.getEntriesByName("first-map").length > 0, null, { timeout: 60000 });
+export const maps = (tab) => tab.waitForFunction(() => performance.getEntriesByName("first-map").length > 0);

@@ -6,6 +6,7 @@ mod bench;
 mod bench_args;
 mod bench_table;
 mod check;
+mod compare;
 mod device;
 mod engine;
 mod expected;
@@ -13,8 +14,13 @@ mod export;
 mod gpu;
 mod info;
 mod inputs;
+mod markdown;
+mod module;
 mod output;
 mod parameters;
+mod params;
+mod records;
+mod report;
 mod tables;
 mod tensors;
 
@@ -31,10 +37,14 @@ fn main() -> ExitCode {
     let mut stdout = Listener(io::stdout().lock());
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
+        Command::Module(args) => module::run(args, &mut stdout),
+        Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Export(args) => export::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
+        Command::Compare(args) => compare::run(args, &mut stdout),
+        Command::Report(args) => report::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

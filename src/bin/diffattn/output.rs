@@ -3,11 +3,13 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use diffattn::DType;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::NamedTempFile;
+
+use crate::tables;
 
 /// A temporary file beside the path that it will take. Dropped unwritten, it leaves nothing.
 pub struct Output {
@@ -17,10 +19,21 @@ pub struct Output {
 
 /// A result to be written.
 pub struct Named<'a> {
-    pub name: &'static str,
+    pub name: &'a str,
     pub dtype: DType,
     pub shape: Vec<usize>,
     pub values: &'a [f32],
+}
+
+/// Refuses results that nobody can use.
+pub fn check_finite<'a>(tensors: impl IntoIterator<Item = &'a Named<'a>>) -> Result<()> {
+    for Named { name, shape, values, .. } in tensors {
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let place = tables::place(index, shape);
+            bail!("`{name}` is {} at {place}: the inputs are too large to compute with", values[index]);
+        }
+    }
+    Ok(())
 }
 
 impl Output {
