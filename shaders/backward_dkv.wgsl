@@ -99,8 +99,9 @@ fn run(tile: u32, lane: u32) {
         load_pairs(lane, s, b, kv_head, first, end);
         workgroupBarrier();
 
-        var s1: array<vec4<f32>, PER_LANE>;  // q·k, then scores, then dS
-        var s2: array<vec4<f32>, PER_LANE>;
+        // Zero in words: see forward.wgsl.
+        var s1 = array<vec4<f32>, PER_LANE>();  // q·k, then scores, then dS
+        var s2 = array<vec4<f32>, PER_LANE>();
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
             let rows = k_octets(k_row, octet);
             for (var n = 0u; n < PER_LANE; n++) {
@@ -112,7 +113,7 @@ fn run(tile: u32, lane: u32) {
                 }
             }
         }
-        var dp: array<vec4<f32>, PER_LANE>;  // then P₁ - gate · P₂
+        var dp = array<vec4<f32>, PER_LANE>();  // then P₁ - gate · P₂
         for (var octet = 0u; octet < VALUE_OCTETS; octet++) {
             let rows = v_octets(v_row, octet);
             for (var n = 0u; n < PER_LANE; n++) {

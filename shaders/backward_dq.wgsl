@@ -51,8 +51,9 @@ fn run(tile: u32, lane: u32) {
     for (var first_key = seen.x; first_key < seen.y; first_key += i32(ITEMS)) {
         let dp = load_tile(lane, work, first_key, seen.y, dout_row);
 
-        var s1: array<vec4<f32>, PER_LANE>;  // q·k, then scores, then dS
-        var s2: array<vec4<f32>, PER_LANE>;
+        // Zero in words: see forward.wgsl.
+        var s1 = array<vec4<f32>, PER_LANE>();  // q·k, then scores, then dS
+        var s2 = array<vec4<f32>, PER_LANE>();
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
             let rows1 = q_octets(q1_row, octet);
             var rows2 = rows1;

@@ -29,7 +29,7 @@ fn run(tile: u32, lane: u32) {
     var sum = vec4<f32>(0.0);
     for (var first_key = seen.x; first_key < seen.y; first_key += i32(ITEMS)) {
         let dp = load_tile(lane, work, first_key, seen.y, dout_row);
-        var score: array<vec4<f32>, PER_LANE>;
+        var score = array<vec4<f32>, PER_LANE>();  // zero in words: see forward.wgsl
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
             let rows = q_octets(q_row, octet);
             for (var n = 0u; n < PER_LANE; n++) {

@@ -185,7 +185,8 @@ fn run(tile: u32, lane: u32) {
         }
         workgroupBarrier();
 
-        var score: array<vec4<f32>, KEYS_PER_LANE>;
+        // Zero in words: in Chromium a variable of a loop's body may start with its value of the iteration before.
+        var score = array<vec4<f32>, KEYS_PER_LANE>();
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
             let q0 = query_octet(lane, 0u, q_row.x, octet);
             let q1 = query_octet(lane, 1u, q_row.y, octet);

@@ -94,7 +94,7 @@ fn dout_octets(row: vec4<u32>, octet: u32) -> Octets {
 
 // dP of the four pairs, for each of this lane's keys.
 fn dp_of_tile(lane: u32, dout_row: vec4<u32>) -> array<vec4<f32>, PER_LANE> {
-    var dp: array<vec4<f32>, PER_LANE>;
+    var dp = array<vec4<f32>, PER_LANE>();
     for (var octet = 0u; octet < VALUE_OCTETS; octet++) {
         let rows = dout_octets(dout_row, octet);
         for (var n = 0u; n < PER_LANE; n++) {

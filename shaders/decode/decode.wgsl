@@ -239,8 +239,8 @@ fn run(workgroup: u32, lane: u32) {
             stage_k(at, lane, first_key, count);
             workgroupBarrier();
         }
-        var cache_row: array<u32, KEYS_PER_LANE>;
-        var factor: array<vec2<f32>, KEYS_PER_LANE>;
+        var cache_row = array<u32, KEYS_PER_LANE>();
+        var factor = array<vec2<f32>, KEYS_PER_LANE>();
         for (var n = 0u; n < KEYS_PER_LANE; n++) {
             let key = n * COLUMNS + column;
             if (key < count) {
@@ -248,9 +248,10 @@ fn run(workgroup: u32, lane: u32) {
                 factor[n] = scales_of(cache_row[n]);
             }
         }
-        var score: array<vec4<f32>, ROW_QUADS * KEYS_PER_LANE>;
+        // Zero in words: see forward.wgsl.
+        var score = array<vec4<f32>, ROW_QUADS * KEYS_PER_LANE>();
         for (var octet = part; octet < HEAD_OCTETS; octet += PARTS) {
-            var x: array<F32x8, KEYS_PER_LANE>;
+            var x = array<F32x8, KEYS_PER_LANE>();
             for (var n = 0u; n < KEYS_PER_LANE; n++) {
                 let key = n * COLUMNS + column;
                 if (key < count) {
@@ -271,7 +272,7 @@ fn run(workgroup: u32, lane: u32) {
         }
         // Only tiles at an edge of the mask or of the keys pay for comparisons.
         let edge = i32(first_key) < shared_keys.x || i32(first_key + KEYS) > min(shared_keys.y, i32(end));
-        var lane_max: array<vec4<f32>, ROW_QUADS>;
+        var lane_max = array<vec4<f32>, ROW_QUADS>();
         for (var r = 0u; r < ROW_QUADS; r++) {
             lane_max[r] = row_max[r];
             let row = at.first_row + 4u * (first_quad + r);
@@ -322,7 +323,7 @@ fn run(workgroup: u32, lane: u32) {
                 for (var j = 0u; j < OCTETS_PER_LANE; j++) {
                     let octet = key_lane % GROUP_LANES + j * GROUP_LANES;
                     if (octet < VALUE_OCTETS) {
-                        var x: F32x8;
+                        var x = F32x8();
                         if (STAGED) {
                             x = unpack_cache(wg_kv[key * KV_STRIDE + octet]);
                         } else {

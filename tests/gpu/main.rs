@@ -9,6 +9,7 @@ mod cache;
 mod decode;
 mod device;
 mod errors;
+mod export;
 mod golden;
 mod layer;
 mod limits;
@@ -71,6 +72,7 @@ fn cases() -> Vec<Case> {
     cases.extend(placement::cases());
     cases.extend(limits::cases());
     cases.extend(errors::cases());
+    cases.extend(export::cases());
     cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());

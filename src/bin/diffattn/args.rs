@@ -8,6 +8,7 @@ use diffattn::{DType, Path};
 
 use crate::bench_args::BenchArgs;
 use crate::compare::CompareArgs;
+use crate::export::ExportArgs;
 use crate::module::ModuleArgs;
 use crate::params::ParamsArgs;
 use crate::report::ReportArgs;
@@ -49,6 +50,7 @@ pub enum Command {
     Bench(BenchArgs),
     Compare(CompareArgs),
     Report(ReportArgs),
+    Export(ExportArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file

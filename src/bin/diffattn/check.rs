@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use diffattn::reference::{Judge, Verdict};
-use diffattn::{DType, HostGradInputs, HostInputs, Options, Path, Problem, Shape, Sizes};
+use diffattn::reference::{self, Judge, Verdict};
+use diffattn::{DType, HostGradInputs, HostInputs, Path, Problem, Sizes};
 
 use crate::args::CheckArgs;
 use crate::engine::Engine;
@@ -30,7 +30,7 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         crate::note(format_args!("no GPU adapter was found, so only the CPU engine is checked; {}", device::INSTALL));
     }
 
-    let problems = problems();
+    let problems = reference::problems();
     let mut tables: Vec<_> = engines.iter().map(|_| table()).collect();
     // Why something was not run, for each engine.
     let mut skipped = vec![BTreeSet::new(); engines.len()];
@@ -84,33 +84,6 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
 
 fn table() -> comfy_table::Table {
     tables::table(&["kernel", "shape", "worst", "error", "bound", "result"], &["error", "bound"])
-}
-
-/// Small problems that take every branch: masks, tails, rows without keys, few queries, all storage types.
-fn problems() -> Vec<Problem> {
-    let shape = Shape { batch: 2, q_len: 65, kv_len: 65, heads: 4, kv_heads: 2, head_dim: 64, value_dim: 64 };
-    let one = Shape { batch: 1, ..shape };
-    let with = |causal, window, softcap| {
-        let mut options = Options::default();
-        (options.causal, options.window, options.softcap) = (causal, window, softcap);
-        // Gradients take another way where a₂ is not kept.
-        (options.lse, options.a2) = (true, softcap.is_none());
-        options
-    };
-    let full = with(false, (None, None), None);
-    let causal = with(true, (None, None), None);
-    let cases = [
-        (shape, full),
-        (shape, causal),
-        (Shape { q_len: 96, kv_len: 131, ..one }, with(false, (Some(31), Some(7)), None)),
-        (Shape { q_len: 1, kv_len: 515, heads: 8, head_dim: 128, value_dim: 128, ..shape }, causal),
-        (Shape { q_len: 40, kv_len: 24, head_dim: 32, value_dim: 32, ..one }, causal),
-        (Shape { q_len: 19, kv_len: 77, heads: 3, kv_heads: 1, head_dim: 80, value_dim: 40, ..one }, full),
-        (Shape { q_len: 34, kv_len: 34, kv_heads: 1, head_dim: 256, value_dim: 256, ..one }, causal),
-        (one, with(true, (None, None), Some(15.0))),
-    ];
-    let types = DType::ALL.into_iter();
-    types.flat_map(|dtype| cases.map(|(shape, options)| Problem::new(shape, dtype, options))).collect()
 }
 
 /// A problem, random inputs in its storage type, and what they should give.

@@ -10,6 +10,7 @@ mod compare;
 mod device;
 mod engine;
 mod expected;
+mod export;
 mod gpu;
 mod info;
 mod inputs;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Export(args) => export::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
         Command::Compare(args) => compare::run(args, &mut stdout),
         Command::Report(args) => report::run(args, &mut stdout),
