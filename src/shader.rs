@@ -316,9 +316,10 @@ impl Variant {
         if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
             constants.extend([
                 ("THREADS", tile.threads),
+                ("ROW_QUADS", tile.row_quads),
                 ("LANES", tile.lanes),
                 ("PER_LANE", tile.per_lane),
-                ("PARTS", BackwardTile::parts(sweep)),
+                ("PARTS", tile.parts(sweep)),
                 ("HEAD_PER_LANE", tile.quads_per_lane(self.head_dim)),
                 ("VALUE_PER_LANE", tile.quads_per_lane(self.value_dim)),
                 ("HEAD_STRIDE", tile.stride(self.head_dim)),
@@ -344,6 +345,7 @@ impl Variant {
             ]),
             (Some(tile), None) => constants.extend([
                 ("THREADS", tile.threads),
+                ("ROW_QUADS", tile.row_quads),
                 ("KEY_LANES", tile.key_lanes),
                 ("KEYS_PER_LANE", tile.keys_per_lane),
                 ("HEADS_PER_TILE", tile.heads_per_tile),
