@@ -11,6 +11,7 @@
 //!   ([`DiffAttention::plan_backward`]), and so does decoding from a cache on the device ([`DiffAttention::kv_cache`],
 //!   [`DiffAttention::plan_append`], [`DiffAttention::plan_decode`]).
 //! * [`cpu`]: a threaded engine for machines without a GPU.
+//! * [`layer`]: the attention module of a model around the operation, its weights and what it costs.
 //! * [`reference`](mod@reference): the float64 truth, and the judge that the tests and the command hold every result to.
 //!
 //! ```
@@ -42,6 +43,7 @@ mod device;
 mod error;
 mod host;
 mod kv_cache;
+pub mod layer;
 pub mod matrix;
 mod ops;
 mod params;
@@ -55,7 +57,7 @@ mod split;
 pub mod tile;
 
 pub use attention::{DiffAttention, PlanOptions};
-pub use caps::Caps;
+pub use caps::{Caps, Quirk};
 pub use decode_tile::DecodeTile;
 pub use device::{request_device, request_floor_device};
 pub use error::{Error, Result};
@@ -68,7 +70,7 @@ pub use ops::kv_append::{AppendPass, AppendPlan, AppendProblem};
 pub use problem::{DType, Mask, Options, Packed, Problem, Sequence, Shape};
 pub use readback::read_buffer;
 pub use slice::{Layout, Strides, TensorSlice};
-pub use tile::{BackwardTile, Path, Tile};
+pub use tile::{AnyTile, BackwardTile, Path, Tile};
 pub use wgpu;
 
 #[cfg(doctest)]

@@ -2,13 +2,20 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
+use crate::matrix::matrix_tile;
 use crate::problem::{Problem, Shape};
-pub(crate) use cost::CORES;
-use cost::{BARRIER, CACHED_LOAD, EXCHANGE, LOAD, STAGE, park, spill};
 
+mod any;
 mod backward;
 mod cost;
+mod ladder;
+mod text;
+pub use any::AnyTile;
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
+pub(crate) use cost::CORES;
+use cost::{BARRIER, CACHED_LOAD, EXCHANGE, LOAD, STAGE, park, spill};
+pub use ladder::choose_forward;
+pub(crate) use text::Fields;
 
 /// The kernel family that runs a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -179,17 +186,21 @@ pub struct Choice {
     /// The kernel family.
     pub path: Path,
     /// What a workgroup owns.
-    pub tile: Tile,
-    /// Estimated issue slots of the whole problem.
+    pub tile: AnyTile,
+    /// Estimated issue slots of the whole problem for each key.
     pub cost: f64,
 }
 
-/// The tile for a tiled forward kernel: the cheapest, by estimate, of all that fit the device.
+/// The tile for a forward kernel: the cheapest, by estimate, of all that fit the device.
 ///
 /// # Errors
-/// [`Error::MissingFeature`] for the subgroup path on a device without subgroups; [`Error::Limit`] when not even the
-/// smallest tile fits, which cannot happen at the default limits of WebGPU; [`Error::Invalid`] for a path without tiles.
+/// [`Error::MissingFeature`] for the subgroup path on a device without subgroups and the matrix path on one without matrix
+/// units; [`Error::Unsupported`] for f32 storage on the latter; [`Error::Limit`] when not even the smallest tile fits,
+/// which for the portable path cannot happen at the default limits of WebGPU; [`Error::Invalid`] for a path without tiles.
 pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice> {
+    if path == Path::Matrix {
+        return matrix_tile(problem, caps);
+    }
     let most_lanes = if path == Path::Subgroup { subgroup_min(caps)?.min(32) } else { 32 };
     let mut best: Option<Choice> = None;
     let mut smallest: Option<(u32, Error)> = None; // of those that do not fit, to say what is missing
@@ -198,7 +209,7 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
             Ok(()) => {
                 let cost = cost(problem, path, caps, &tile);
                 if best.is_none_or(|best| cost < best.cost) {
-                    best = Some(Choice { path, tile, cost });
+                    best = Some(Choice { path, tile: tile.into(), cost });
                 }
             }
             Err(error) => {
@@ -216,23 +227,8 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
     }
 }
 
-/// The path and tile that a plan takes unless told otherwise, and why.
-///
-/// # Errors
-/// Those of [`forward_tile`] on the portable path.
-pub fn choose_forward(problem: &Problem, caps: &Caps) -> Result<(Choice, String)> {
-    let portable = forward_tile(problem, Path::Portable, caps)?;
-    if caps.subgroups.is_none() {
-        return Ok((portable, "the device has no subgroup operations enabled".into()));
-    }
-    let subgroup = forward_tile(problem, Path::Subgroup, caps)?;
-    let (choice, other) = if subgroup.cost < portable.cost { (subgroup, portable) } else { (portable, subgroup) };
-    let percent = 100.0 * choice.cost / other.cost;
-    Ok((choice, format!("estimated at {percent:.0} % of the {} path's work", other.path.name())))
-}
-
 /// Every tile worth estimating.
-fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
+pub(crate) fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
     let tiled = matches!(path, Path::Portable | Path::Subgroup);
     let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| tiled && lanes <= most_lanes);
     let blocks = lanes.flat_map(|key_lanes| {
@@ -303,8 +299,9 @@ fn cost(problem: &Problem, path: Path, caps: &Caps, tile: &Tile) -> f64 {
     let tiles = f64::from(q_tiles) * f64::from(shape.group() / tile.heads_per_tile);
     let workgroups = tiles * f64::from(shape.batch) * f64::from(shape.kv_heads);
     let idle = (f64::from(CORES) / workgroups).max(1.0);
-    let steps = cost::visited(problem, cost::mean_keys(problem), tile.positions(), tile.keys()) / keys;
-    per_invocation * cost::lanes(tile.threads, caps) * workgroups * idle * steps
+    let needed = cost::mean_keys(problem);
+    let edges = cost::visited(problem, needed, tile.positions(), tile.keys()) / needed;
+    per_invocation * cost::lanes(tile.threads, caps) * tiles * idle * edges / keys
 }
 
 #[cfg(test)]
@@ -330,7 +327,7 @@ mod tests {
                                 continue;
                             }
                             let tile = forward_tile(&problem, path, &caps).expect("a tile fits").tile;
-                            tile.validate(&problem.shape, path, &caps).expect("it is valid");
+                            tile.validate(&problem, path, &caps).expect("it is valid");
                         }
                     }
                 }
@@ -344,10 +341,10 @@ mod tests {
         let mut few = problem(2, 16, 2, 64, 64, DType::F32);
         few.shape.batch = 64;
         let few = forward_tile(&few, Path::Portable, &Caps::floor()).unwrap().tile;
-        assert_eq!(few.heads_per_tile, 8, "{few:?}");
+        assert_eq!(few.heads_per_tile(), 8, "{few:?}");
         let many =
             forward_tile(&problem(4096, 16, 2, 64, 64, DType::F32), Path::Portable, &Caps::floor()).unwrap().tile;
-        assert_eq!(many.heads_per_tile, 1, "{many:?}");
+        assert_eq!(many.heads_per_tile(), 1, "{many:?}");
     }
 
     #[test]
@@ -368,7 +365,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_named() {
         let problem = problem(64, 4, 2, 128, 128, DType::F32);
-        let mut tile = forward_tile(&problem, Path::Portable, &Caps::floor()).unwrap().tile;
+        let AnyTile::Tiled(mut tile) = forward_tile(&problem, Path::Portable, &Caps::floor()).unwrap().tile else {
+            panic!("not a tiled kernel's");
+        };
         tile.keys_per_lane = 16;
         let error = tile.validate(&problem.shape, Path::Portable, &Caps::floor()).unwrap_err();
         assert!(matches!(error, Error::Limit { name: "max_compute_workgroup_storage_size", .. }), "{error}");

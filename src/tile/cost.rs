@@ -52,15 +52,16 @@ pub(super) fn unpack(problem: &Problem, caps: &Caps) -> f64 {
 /// some GPUs and slower on others.
 pub(super) const EXCHANGE: f64 = LOAD;
 
-/// Keys that a query sees, on average.
+/// Keys that a query sees, on average; at least one.
 pub(super) fn mean_keys(problem: &Problem) -> f64 {
     let (q_len, kv_len) = (f64::from(problem.shape.q_len), f64::from(problem.shape.kv_len));
     let side = |side: Option<u32>| side.map_or(kv_len / 2.0, |side| f64::from(side).min(kv_len / 2.0));
-    match problem.options.mask() {
+    let mean = match problem.options.mask() {
         Mask::None => kv_len,
-        Mask::Causal => (kv_len - q_len.min(kv_len) / 2.0).max(1.0),
+        Mask::Causal => kv_len - q_len.min(kv_len) / 2.0,
         Mask::Window { left, right } => (side(left) + side(right) + 1.0).min(kv_len),
-    }
+    };
+    mean.max(1.0)
 }
 
 /// Items that a tile of rows visits where each row needs `needed` of them: whole steps, and where a mask has a slanting

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use diffattn::reference::Verdict;
-use diffattn::{Path, Problem, Shape, Tile};
+use diffattn::{AnyTile, Path, Problem, Shape};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// An empty table with these columns; those named in `numbers` are aligned to the right.
@@ -76,9 +76,9 @@ pub fn problem(problem: &Problem) -> String {
 }
 
 /// What a workgroup owns and needs.
-pub fn tile(tile: &Tile, shape: &Shape, path: Path) -> String {
+pub fn tile(tile: &AnyTile, shape: &Shape, path: Path) -> String {
     let kib = f64::from(tile.workgroup_bytes(shape, path)) / 1024.0;
-    let (rows, keys, threads, heads) = (tile.rows(), tile.keys(), tile.threads, tile.heads_per_tile);
+    let (rows, keys, threads, heads) = (tile.rows(), tile.keys(), tile.threads(), tile.heads_per_tile());
     let heads = if heads == 1 { "1 head".into() } else { format!("{heads} heads") };
     format!("{rows} rows × {keys} keys, {heads}, {threads} threads, {kib:.1} KiB")
 }
