@@ -2,6 +2,9 @@
 
 mod args;
 mod attend;
+mod bench;
+mod bench_args;
+mod bench_table;
 mod check;
 mod device;
 mod engine;
@@ -9,8 +12,10 @@ mod expected;
 mod gpu;
 mod info;
 mod inputs;
+mod module;
 mod output;
 mod parameters;
+mod params;
 mod tables;
 mod tensors;
 
@@ -27,8 +32,11 @@ fn main() -> ExitCode {
     let mut stdout = Listener(io::stdout().lock());
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
+        Command::Module(args) => module::run(args, &mut stdout),
+        Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Bench(args) => bench::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

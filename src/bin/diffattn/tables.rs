@@ -33,6 +33,16 @@ pub fn cells(verdict: &Verdict) -> [String; 3] {
     [format!("{:.1e}", verdict.error), format!("{:.1e}", verdict.bound), result.into()]
 }
 
+/// Verdicts on tensors of the given names and shapes, a row each.
+pub fn verdicts<'a>(rows: impl Iterator<Item = (&'a str, &'a [usize], &'a Verdict)>) -> Table {
+    let mut table = table(&["tensor", "error", "bound", "result", "worst element"], &["error", "bound"]);
+    for (name, shape, verdict) in rows {
+        let [error, bound, result] = cells(verdict);
+        table.add_row([name.to_string(), error, bound, result, place(verdict.index, shape)]);
+    }
+    table
+}
+
 /// Index of an element along every axis: `[0, 3, 1, 5]`.
 pub fn place(mut index: usize, shape: &[usize]) -> String {
     let mut axes = Vec::new();
