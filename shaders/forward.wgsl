@@ -2,13 +2,16 @@
 //
 // A workgroup owns one tile: ROWS packed query rows of one sequence that all read one KV head. A row is (position,
 // output head of the tile, member); the two members of a pair are neighbouring rows of the same invocation, so the gate
-// is applied in registers. Invocations form a grid of ROW_LANES × KEY_LANES. Each owns four rows, for which it computes
-// the scores of KEYS_PER_LANE keys, then every KEY_LANES-th group of four output elements:
+// is applied in registers. Invocations form a grid of ROW_LANES × KEY_LANES. Each owns 4 · ROW_QUADS rows, for which it
+// computes the scores of KEYS_PER_LANE keys, then every KEY_LANES-th group of four output elements:
 //
-//     scores: 4 rows × KEYS_PER_LANE keys       out: 4 rows × QUADS_PER_LANE × 4 elements
+//     scores: 4 · ROW_QUADS rows × KEYS_PER_LANE keys
+//     out:    4 · ROW_QUADS rows × QUADS_PER_LANE × 4 elements
 //
-// so that both products load (4 + n) vectors for 4·n dot products. A vec4 named after rows holds one value for each of
-// the four rows. Scores and outputs stay in registers; only weights (and row maxima) are exchanged, see exchange/.
+// so that both products load r + n vectors for r · n dot products: the loads of a multiply-add fall with the size of the
+// block, which registers bound. Scores and outputs are each touched in a loop of their own, so that a device with few
+// registers can put the outputs aside once for each tile. A vec4 named after rows holds one value for each of four rows.
+// Only weights (and row maxima) are exchanged, see exchange/.
 //
 // Workgroup memory: 16 · (KEYS · KV_STRIDE · (1, or 2 where V_BASE > 0) + Q_SLOTS) bytes, and what exchange/ needs.
 // Barriers per key tile: K loaded; row maxima shared (workgroup exchange) or K used (subgroups, where V takes its
@@ -55,15 +58,6 @@ fn rows_in(view: View, batch: u32, q_start: u32, rows: Rows) -> vec4<u32> {
         + rows.head * view.head;
 }
 
-// acc += (rows a0..a3) · b, one accumulator per row.
-fn multiply_rows(acc: vec4<f32>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>, a3: vec4<f32>, b: vec4<f32>)
-    -> vec4<f32> {
-    var sum = fma(vec4<f32>(a0.x, a1.x, a2.x, a3.x), vec4<f32>(b.x), acc);
-    sum = fma(vec4<f32>(a0.y, a1.y, a2.y, a3.y), vec4<f32>(b.y), sum);
-    sum = fma(vec4<f32>(a0.z, a1.z, a2.z, a3.z), vec4<f32>(b.z), sum);
-    return fma(vec4<f32>(a0.w, a1.w, a2.w, a3.w), vec4<f32>(b.w), sum);
-}
-
 // Keys from `count` on do not exist: they are read as zero, since a weight of 0 does not silence a NaN.
 fn load_k(lane: u32, first_row: u32, count: u32) {
     for (var i = lane; i < KEYS * HEAD_OCTETS; i += THREADS) {
@@ -104,39 +98,30 @@ fn stage_q(lane: u32, row_quad: u32, q_row: vec4<u32>) {
     }
 }
 
-// The lower or upper four elements of an octet of Q, of the i-th row of this lane.
-fn query_quad(lane: u32, i: u32, q_row: u32, octet: u32, upper: bool) -> vec4<f32> {
-    var x: F32x8;
+fn query_octet(lane: u32, i: u32, q_row: u32, octet: u32) -> F32x8 {
     if (STAGE_Q) {
         let slot = (i * ROW_LANES + lane / KEY_LANES) * Q_STRIDE + 2u * octet;
-        x = F32x8(wg_q[slot], wg_q[slot + 1u]);
-    } else {
-        x = unpack8(q[q_row + octet]);
+        return F32x8(wg_q[slot], wg_q[slot + 1u]);
     }
-    if (upper) {
-        return x.hi;
-    }
-    return x.lo;
+    return unpack8(q[q_row + octet]);
 }
 
-// Scores += Q · K over four elements: so few, that rows and key take few registers beside the scores.
-fn multiply_quad(
+// Scores += q·k over the lower or upper half of an octet.
+fn add_scores(
     lane: u32, q_row: array<vec4<u32>, ROW_QUADS>, octet: u32, upper: bool,
     score: ptr<function, array<vec4<f32>, SCORES>>,
 ) {
-    var rows: array<vec4<f32>, 4u * ROW_QUADS>;
+    var rows: array<Quads, ROW_QUADS>;
     for (var g = 0u; g < ROW_QUADS; g++) {
-        rows[4u * g] = query_quad(lane, 4u * g, q_row[g].x, octet, upper);
-        rows[4u * g + 1u] = query_quad(lane, 4u * g + 1u, q_row[g].y, octet, upper);
-        rows[4u * g + 2u] = query_quad(lane, 4u * g + 2u, q_row[g].z, octet, upper);
-        rows[4u * g + 3u] = query_quad(lane, 4u * g + 3u, q_row[g].w, octet, upper);
+        rows[g] = quads_of(
+            query_octet(lane, 4u * g, q_row[g].x, octet), query_octet(lane, 4u * g + 1u, q_row[g].y, octet),
+            query_octet(lane, 4u * g + 2u, q_row[g].z, octet), query_octet(lane, 4u * g + 3u, q_row[g].w, octet), upper,
+        );
     }
     for (var n = 0u; n < KEYS_PER_LANE; n++) {
         let key = wg_kv[(n * KEY_LANES + lane % KEY_LANES) * KV_STRIDE + 2u * octet + select(0u, 1u, upper)];
         for (var g = 0u; g < ROW_QUADS; g++) {
-            let i = g * KEYS_PER_LANE + n;
-            (*score)[i] = multiply_rows(
-                (*score)[i], rows[4u * g], rows[4u * g + 1u], rows[4u * g + 2u], rows[4u * g + 3u], key);
+            (*score)[g * KEYS_PER_LANE + n] = multiply_rows((*score)[g * KEYS_PER_LANE + n], rows[g], key);
         }
     }
 }
@@ -210,8 +195,8 @@ fn run(tile: u32, lane: u32) {
 
         var score: array<vec4<f32>, SCORES>;  // [row quad][key]
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
-            multiply_quad(lane, q_row, octet, false, &score);
-            multiply_quad(lane, q_row, octet, true, &score);
+            add_scores(lane, q_row, octet, false, &score);
+            add_scores(lane, q_row, octet, true, &score);
         }
         for (var i = 0u; i < SCORES; i++) {
             score[i] = score4(score[i]);

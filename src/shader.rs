@@ -202,8 +202,8 @@ impl Variant {
     /// The files that make up this kernel, after the header.
     fn files(&self) -> Vec<&'static str> {
         let mut files = match (self.kernel, self.path) {
-            (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl"],
-            (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl"],
+            (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl", "query_row.wgsl"],
+            (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl", "rows4.wgsl"],
             (Kernel::Forward, Path::Matrix) => vec!["forward_matrix.wgsl"],
             (Kernel::BackwardRows | Kernel::Backward(..), _) => self.backward_files(),
         };
@@ -248,10 +248,12 @@ impl Variant {
         let mut files = vec![if tile.is_some() { tiled } else { naive }, write];
         files.extend(["backward/terms.wgsl", "backward/inputs.wgsl"]);
         if tile.is_some() {
-            files.push("backward/rows4.wgsl");
-            if sweep != Sweep::Dkv {
-                files.push("backward/key_tiles.wgsl");
-            }
+            files.push("rows4.wgsl");
+        }
+        match (tile.is_some(), sweep) {
+            (true, Sweep::Dq | Sweep::Mean) => files.push("backward/key_tiles.wgsl"),
+            (false, Sweep::Dq | Sweep::Mean) => files.push("query_row.wgsl"),
+            (_, Sweep::Dkv) => {}
         }
         files
     }
