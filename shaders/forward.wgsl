@@ -31,7 +31,7 @@ const VALUE_QUADS: u32 = VALUE_DIM / 4u;
 const ROW_LANES: u32 = THREADS / KEY_LANES;
 const ROWS: u32 = 4u * ROW_QUADS * ROW_LANES;
 const KEYS: u32 = KEY_LANES * KEYS_PER_LANE;
-const ROWS_PER_POSITION: u32 = 2u * HEADS_PER_TILE;
+const ROWS_PER_POSITION: u32 = MEMBERS * HEADS_PER_TILE;
 const POSITIONS: u32 = ROWS / ROWS_PER_POSITION;
 const SCORES: u32 = ROW_QUADS * KEYS_PER_LANE;
 const OUTPUTS: u32 = 4u * ROW_QUADS * QUADS_PER_LANE;
@@ -146,6 +146,18 @@ fn write_pair(
     }
 }
 
+// o/l, this lane's elements, where MEMBERS is 1: standard attention, for the baseline of the attention module.
+fn write_single(
+    key_lane: u32, o: ptr<function, array<vec4<f32>, OUTPUTS>>, row: u32, scale: f32, out_row: u32,
+) {
+    for (var j = 0u; j < QUADS_PER_LANE; j++) {
+        let quad = key_lane + j * KEY_LANES;
+        if (quad < VALUE_QUADS) {
+            out[out_row + quad] = pack4((*o)[row * QUADS_PER_LANE + j] * scale);
+        }
+    }
+}
+
 fn run(tile: u32, lane: u32) {
     if (tile >= params.tiles) {
         return;
@@ -161,7 +173,7 @@ fn run(tile: u32, lane: u32) {
     if (first_query >= s.q_len) {
         return;
     }
-    let first_head = 2u * (kv_head * params.group + head_tile * HEADS_PER_TILE);
+    let first_head = MEMBERS * (kv_head * params.group + head_tile * HEADS_PER_TILE);
     let key_lane = lane % KEY_LANES;
     var rows: array<Rows, ROW_QUADS>;
     var q_row: array<vec4<u32>, ROW_QUADS>;
@@ -265,7 +277,7 @@ fn run(tile: u32, lane: u32) {
 
     row_sum = rows_sum(lane, row_sum);
     for (var g = 0u; g < ROW_QUADS; g++) {
-        let outputs = Rows(rows[g].query, rows[g].head / 2u, rows[g].exists);
+        let outputs = Rows(rows[g].query, rows[g].head / MEMBERS, rows[g].exists);
         let out_row = rows_in(params.out, b, s.q_start, outputs);
         let a2_row = rows_in(params.a2, b, s.q_start, outputs);
         let lam_row = rows_in(params.lam, b, s.q_start, outputs);
@@ -273,11 +285,16 @@ fn run(tile: u32, lane: u32) {
             normaliser(row_max[g].x, row_sum[g].x), normaliser(row_max[g].y, row_sum[g].y),
             normaliser(row_max[g].z, row_sum[g].z), normaliser(row_max[g].w, row_sum[g].w),
         );
-        if (rows[g].exists.x) {
-            write_pair(key_lane, &o, 4u * g, scale.xy, gate_of(lam[lam_row.x]), out_row.x, a2_row.x);
-        }
-        if (rows[g].exists.z) {
-            write_pair(key_lane, &o, 4u * g + 2u, scale.zw, gate_of(lam[lam_row.z]), out_row.z, a2_row.z);
+        for (var i = 0u; i < 4u; i += MEMBERS) {
+            if (!rows[g].exists[i]) {
+                continue;
+            }
+            if (MEMBERS == 2u) {
+                let scales = vec2<f32>(scale[i], scale[(i + 1u) % 4u]);
+                write_pair(key_lane, &o, 4u * g + i, scales, gate_of(lam[lam_row[i]]), out_row[i], a2_row[i]);
+            } else {
+                write_single(key_lane, &o, 4u * g + i, scale[i], out_row[i]);
+            }
         }
         if (key_lane == 0u) {
             for (var i = 0u; i < 4u; i++) {

@@ -9,12 +9,14 @@ mod any;
 mod backward;
 mod cost;
 mod ladder;
+mod matmul;
 mod text;
 pub use any::AnyTile;
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
 pub(crate) use cost::CORES;
 use cost::{BARRIER, CACHED_LOAD, EXCHANGE, LOAD, STAGE, park, spill};
 pub use ladder::choose_forward;
+pub use matmul::{Form, MatmulTile, matmul_tile};
 pub(crate) use text::Fields;
 
 /// The kernel family that runs a problem.
@@ -167,7 +169,7 @@ pub(crate) fn limit(name: &'static str, needed: u32, available: u32) -> Result<(
     if needed <= available {
         return Ok(());
     }
-    let what = "one workgroup of the attention kernel".to_string();
+    let what = "one workgroup of the kernel".to_string();
     Err(Error::Limit { name, what, needed: needed.into(), available: available.into() })
 }
 

@@ -8,7 +8,9 @@ mod decode;
 mod device;
 mod errors;
 mod golden;
+mod layer;
 mod limits;
+mod matmul;
 mod matrix;
 mod placement;
 mod random;
@@ -70,6 +72,8 @@ fn cases() -> Vec<Case> {
     cases.extend(decode::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
+    cases.extend(matmul::cases());
+    cases.extend(layer::cases());
     cases
 }
 
