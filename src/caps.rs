@@ -27,6 +27,8 @@ pub struct Caps {
     /// Side of the square matrices that the device multiplies as f16 × f16 → f32: 8 or 16, where matrix units are
     /// enabled. Only the adapter knows: see [`Caps::with_matrices`].
     pub matrix: Option<u32>,
+    /// Whether the adapter is a program on the CPU: subgroups are then its vectors, and neighbouring lanes share no load.
+    pub software: bool,
 }
 
 impl Caps {
@@ -48,6 +50,7 @@ impl Caps {
                 .as_ref()
                 .filter(|_| features.contains(wgpu::Features::SUBGROUP))
                 .map(|info| (info.subgroup_min_size, info.subgroup_max_size)),
+            software: info.as_ref().is_some_and(|info| info.device_type == wgpu::DeviceType::Cpu),
             adapter: info.map(|info| info.name).unwrap_or_default(),
             matrix: None,
         }
@@ -80,6 +83,7 @@ impl Caps {
             unpack_f16: false,
             subgroups: None,
             matrix: None,
+            software: false,
         }
     }
 }
