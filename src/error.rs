@@ -5,8 +5,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong.
 ///
-/// [`Shape`](Error::Shape), [`Invalid`](Error::Invalid), [`HeadGroups`](Error::HeadGroups) and [`Slice`](Error::Slice)
-/// are mistakes of the caller. For [`Unsupported`](Error::Unsupported), [`MissingFeature`](Error::MissingFeature) and
+/// [`Shape`](Error::Shape), [`Invalid`](Error::Invalid), [`HeadGroups`](Error::HeadGroups),
+/// [`Weights`](Error::Weights) and [`Slice`](Error::Slice) are mistakes of the caller. For [`Unsupported`](Error::Unsupported), [`MissingFeature`](Error::MissingFeature) and
 /// [`Limit`](Error::Limit) the problem is right but this device or path cannot run it: [`Error::is_unsupported`] is
 /// true and another path, engine or device may. [`Shader`](Error::Shader) is a defect of this crate or of a driver.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -51,6 +51,16 @@ pub enum Error {
         upper: u32,
     },
 
+    /// Tensors that are not the parameters of the module: every one that is missing, unknown, or of the wrong shape or
+    /// type. Nothing was taken.
+    #[error("the tensors are not the parameters of {module}: {}", .faults.join("; "))]
+    Weights {
+        /// The module, by its kind and sizes.
+        module: String,
+        /// One sentence for each tensor at fault.
+        faults: Vec<String>,
+    },
+
     /// A buffer slice cannot be bound: alignment, usage, size, or one buffer for reading and for writing.
     #[error("the buffer slice for `{tensor}` cannot be used: {reason}")]
     Slice {
@@ -91,6 +101,15 @@ pub enum Error {
         needed: u64,
         /// How much the device has.
         available: u64,
+    },
+
+    /// A benchmark record cannot be read or written.
+    #[error("line {line} of the record is not as it should be: {reason}")]
+    Record {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
     },
 
     /// A KV cache has no room left. Nothing was written.
@@ -155,6 +174,12 @@ impl Error {
     /// Whether the problem itself is right and another path, engine or device may run it.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Error::Unsupported { .. } | Error::MissingFeature { .. } | Error::Limit { .. })
+    }
+
+    /// Of heads that are not a multiple of kv_heads; both are at least 1.
+    pub(crate) fn head_groups(heads: u32, kv_heads: u32) -> Self {
+        let groups = heads / kv_heads;
+        Error::HeadGroups { heads, kv_heads, lower: groups.max(1) * kv_heads, upper: (groups + 1) * kv_heads }
     }
 
     pub(crate) fn invalid(name: &'static str, expected: impl Into<String>, actual: impl ToString) -> Self {

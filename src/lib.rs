@@ -11,6 +11,7 @@
 //!   ([`DiffAttention::plan_backward`]), and so does decoding from a cache on the device ([`DiffAttention::kv_cache`],
 //!   [`DiffAttention::plan_append`], [`DiffAttention::plan_decode`]).
 //! * [`cpu`]: a threaded engine for machines without a GPU.
+//! * [`layer`]: the attention module of a model around the operation, its weights and what it costs.
 //! * [`reference`](mod@reference): the float64 truth, and the judge that the tests and the command hold every result to.
 //!
 //! ```
@@ -33,6 +34,8 @@
 #![deny(unsafe_code)]
 
 mod attention;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod caps;
 pub mod cpu;
 mod decode_tile;
@@ -40,6 +43,7 @@ mod device;
 mod error;
 mod host;
 mod kv_cache;
+pub mod layer;
 pub mod matrix;
 mod ops;
 mod params;

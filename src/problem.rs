@@ -269,8 +269,7 @@ impl Problem {
             }
         }
         if heads % kv_heads != 0 {
-            let lower = (heads / kv_heads).max(1) * kv_heads;
-            return Err(Error::HeadGroups { heads, kv_heads, lower, upper: (heads / kv_heads + 1) * kv_heads });
+            return Err(Error::head_groups(heads, kv_heads));
         }
         if let Some(packed) = &self.packed {
             let lengths = packed.lengths()?;

@@ -6,13 +6,13 @@ use anyhow::{Result, bail, ensure};
 use diffattn::{DType, HostGradients, HostOutputs};
 
 use crate::args::AttendArgs;
-use crate::compare::Expected;
 use crate::engine::{Engine, Run};
+use crate::expected::Expected;
 use crate::inputs::Inputs;
 use crate::output::{Named, Output};
 use crate::parameters::{self, axes};
 use crate::tensors::TensorFile;
-use crate::{note, report};
+use crate::{note, tables};
 
 pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     let file = TensorFile::open(&args.input)?;
@@ -27,7 +27,7 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     if !inputs.rounded.is_empty() {
         note(format_args!("rounded   {} to {}", inputs.rounded.join(", "), problem.dtype.name()));
     }
-    writeln!(out, "problem   {}", report::problem(&problem))?;
+    writeln!(out, "problem   {}", tables::problem(&problem))?;
     // The gradients first: a path that has none refuses before anything is computed.
     let backward = match inputs.backward() {
         Some(grads) => Some(engine.backward(&problem, &inputs.forward(), &grads, args.run.path.path())?),
@@ -42,7 +42,7 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     let results = results(&problem, &forward.result, backward.as_ref().map(|run| &run.result));
     for Named { name, shape, values, .. } in results.iter().filter(|named| named.name != "lse") {
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            let place = report::place(index, shape);
+            let place = tables::place(index, shape);
             bail!("`{name}` is {} at {place}: the inputs are too large to compute with", values[index]);
         }
     }

@@ -10,7 +10,7 @@ use diffattn::{DType, HostGradInputs, HostInputs, Options, Path, Problem, Shape,
 use crate::args::CheckArgs;
 use crate::engine::Engine;
 use crate::gpu::{Gpu, Kernel};
-use crate::{device, report};
+use crate::{device, tables};
 
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
     let adapters = device::adapters();
@@ -35,12 +35,12 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
     // Why something was not run, for each engine.
     let mut skipped = vec![BTreeSet::new(); engines.len()];
     let (mut done, mut failed) = (0, 0);
-    let bar = report::progress(problems.len() * engines.iter().map(|(_, paths)| paths.len()).sum::<usize>());
+    let bar = tables::progress(problems.len() * engines.iter().map(|(_, paths)| paths.len()).sum::<usize>());
     for (seed, problem) in problems.iter().enumerate() {
         let case = Case::random(problem, seed as u64)?;
         for (((engine, paths), table), skipped) in engines.iter().zip(&mut tables).zip(&mut skipped) {
             for &path in paths {
-                bar.set_message(report::shape(&problem.shape));
+                bar.set_message(tables::shape(&problem.shape));
                 // The plain gradients are slow, and differ by storage type in loading and storing only.
                 let gradients = path != Some(Path::Naive) || problem.dtype == DType::F32;
                 let runs = [Some(case.forward(engine, path)), gradients.then(|| case.backward(engine, path))];
@@ -48,7 +48,7 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
                     let (label, worst, cells) = match run {
                         Ok((label, verdict)) => {
                             failed += usize::from(!verdict.passed);
-                            (label, verdict.tensor, report::cells(&verdict))
+                            (label, verdict.tensor, tables::cells(&verdict))
                         }
                         Err(error) => {
                             let path = path.map_or("cpu", Path::name);
@@ -62,7 +62,7 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
                         }
                     };
                     let [error, bound, result] = cells;
-                    table.add_row([label, report::shape(&problem.shape), worst.into(), error, bound, result]);
+                    table.add_row([label, tables::shape(&problem.shape), worst.into(), error, bound, result]);
                     done += 1;
                 }
                 bar.inc(1);
@@ -83,7 +83,7 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
 }
 
 fn table() -> comfy_table::Table {
-    report::table(&["kernel", "shape", "worst", "error", "bound", "result"], &["error", "bound"])
+    tables::table(&["kernel", "shape", "worst", "error", "bound", "result"], &["error", "bound"])
 }
 
 /// Small problems that take every branch: masks, tails, rows without keys, few queries, all storage types.

@@ -9,7 +9,7 @@ use diffattn::{
 };
 
 use crate::engine::Run;
-use crate::report;
+use crate::tables;
 
 pub struct Gpu {
     name: String,
@@ -45,7 +45,7 @@ impl Gpu {
         let kernel = Kernel {
             labels: vec![plan.label()],
             path: format!("{} ({})", plan.path().name(), plan.reason()),
-            tile: plan.tile().map(|tile| report::tile(&tile, &problem.shape, plan.path())),
+            tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
             time: start.elapsed(),
         };
         let start = Instant::now();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::InfoArgs;
 use crate::gpu::Gpu;
-use crate::{device, engine, report};
+use crate::{device, engine, tables};
 
 pub fn run(args: &InfoArgs, out: &mut impl Write) -> Result<()> {
     let adapters = device::adapters();
@@ -102,11 +102,11 @@ fn print(out: &mut impl Write, index: usize, adapter: &wgpu::Adapter) -> Result<
     };
     let caps = gpu.attention().caps();
     writeln!(out, "   tier    {}", tier(caps).name())?;
-    let mut table = report::table(&["tiles", "shape (causal)", "path", "tile"], &[]);
+    let mut table = tables::table(&["tiles", "shape (causal)", "path", "tile"], &[]);
     for problem in common() {
         if let Ok((Choice { path, tile, .. }, _)) = choose_forward(&problem, caps) {
-            let tile = report::tile(&tile, &problem.shape, path);
-            table.add_row([problem.dtype.name(), &report::shape(&problem.shape), path.name(), &tile]);
+            let tile = tables::tile(&tile, &problem.shape, path);
+            table.add_row([problem.dtype.name(), &tables::shape(&problem.shape), path.name(), &tile]);
         }
     }
     for line in table.trim_fmt().lines() {
@@ -128,7 +128,7 @@ fn to_json(index: usize, adapter: &wgpu::Adapter) -> Value {
                 let (Choice { path, tile, .. }, _) = choose_forward(&problem, caps).ok()?;
                 Some(json!({
                     "dtype": problem.dtype.name(),
-                    "shape": report::shape(&problem.shape),
+                    "shape": tables::shape(&problem.shape),
                     "path": path.name(),
                     "rows": tile.rows(),
                     "keys": tile.keys(),

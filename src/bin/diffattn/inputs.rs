@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use diffattn::{DType, HostGradInputs, HostInputs, Problem};
 
 use crate::parameters::axes;
-use crate::report::place;
+use crate::tables::place;
 use crate::tensors::{Tensor, TensorFile};
 
 pub struct Inputs {

@@ -3,15 +3,15 @@
 mod args;
 mod attend;
 mod check;
-mod compare;
 mod device;
 mod engine;
+mod expected;
 mod gpu;
 mod info;
 mod inputs;
 mod output;
 mod parameters;
-mod report;
+mod tables;
 mod tensors;
 
 use std::io::{self, Write};

@@ -8,7 +8,7 @@ use diffattn::{Problem, Shape};
 use crate::inputs::Inputs;
 use crate::output::Named;
 use crate::parameters::axes;
-use crate::report;
+use crate::tables;
 use crate::tensors::{Tensor, TensorFile};
 
 /// Tensors of the input file that have the name of an output.
@@ -40,7 +40,7 @@ impl Expected {
 
     /// One verdict for each tensor of the file, in order.
     pub fn judge(&self, problem: &Problem, inputs: &Inputs, results: &[Named]) -> Result<Vec<Verdict>> {
-        let spinner = report::spinner("computing the bounds (un-fused, on the CPU)");
+        let spinner = tables::spinner("computing the bounds (un-fused, on the CPU)");
         let any = |names: &[&str]| self.tensors.iter().any(|(name, _)| names.contains(name));
         let forward = any(&OUTPUTS).then(|| Judge::forward(problem, &inputs.forward())).transpose()?;
         let grads = inputs.backward().filter(|_| any(&GRADIENTS));
@@ -57,10 +57,10 @@ impl Expected {
     }
 
     pub fn table(&self, verdicts: &[Verdict]) -> Table {
-        let mut table = report::table(&["tensor", "error", "bound", "result", "worst element"], &["error", "bound"]);
+        let mut table = tables::table(&["tensor", "error", "bound", "result", "worst element"], &["error", "bound"]);
         for (verdict, (_, expected)) in verdicts.iter().zip(&self.tensors) {
-            let [error, bound, result] = report::cells(verdict);
-            let place = report::place(verdict.index, &expected.shape);
+            let [error, bound, result] = tables::cells(verdict);
+            let place = tables::place(verdict.index, &expected.shape);
             table.add_row([verdict.tensor.to_string(), error, bound, result, place]);
         }
         table

@@ -1,0 +1,22 @@
+//! The attention module around the operation: projections, rotary embedding, causal attention, output projection.
+//!
+//! Three kinds behind one interface ([`Kind`]): DIFF V2, the baseline that it is measured against, and DIFF V1.
+//! [`Config`] says which module it is: its parameters and their shapes, what it costs. [`Weights`] are its parameters in
+//! host memory, under the published names. Both are pure data, shared by every engine:
+//!
+//! > q, k, v, λ = x·Wᵀ → rotary embedding of q and k → causal attention → y = o·W_Oᵀ
+//!
+//! Source: `Diff-Transformer/Diff-Transformer-V2/multihead_flashdiffv2.py` (V2 and the baseline) and
+//! `Diff-Transformer/multihead_flashdiff_1.py` (V1) of microsoft/unilm.
+
+mod config;
+mod cost;
+mod found;
+pub mod rotary;
+#[cfg(feature = "safetensors")]
+mod safetensors;
+mod weights;
+
+pub use config::{Config, Kind, Parameter};
+pub use found::Found;
+pub use weights::Weights;
