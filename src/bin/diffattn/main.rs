@@ -2,6 +2,7 @@
 
 mod args;
 mod attend;
+mod case;
 mod check;
 mod device;
 mod engine;
@@ -11,6 +12,7 @@ mod info;
 mod inputs;
 mod output;
 mod parameters;
+mod problems;
 mod tables;
 mod tensors;
 
