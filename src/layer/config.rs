@@ -1,6 +1,7 @@
 //! Which module it is: kind, sizes, and the parameters that follow from them. Pure data and its validation.
 
 use crate::error::{Error, Result};
+use crate::problem::{DType, Options, Problem, Shape};
 use std::fmt;
 
 /// The three modules.
@@ -81,6 +82,9 @@ impl Parameter {
         self.len() == 0
     }
 }
+
+/// What V1's norm adds to the mean of the squares.
+pub(crate) const NORM_EPSILON: f64 = 1e-5;
 
 /// Largest d_model and head count: every product of two axes then fits 48 bits.
 const MAX_WIDTH: u32 = 1 << 20;
@@ -169,22 +173,36 @@ impl Config {
         self.heads * self.value_dim()
     }
 
+    /// The attention inside the module, over `batch` sequences of `seq_len` tokens: the pair operation in V2, an ordinary
+    /// causal attention of `heads` heads in the baseline, and two of those in V1, one for each member.
+    pub fn attention(&self, batch: u32, seq_len: u32, dtype: DType) -> Problem {
+        let Config { heads, kv_heads, head_dim, .. } = *self;
+        let value_dim = self.value_dim();
+        let shape = Shape { batch, q_len: seq_len, kv_len: seq_len, heads, kv_heads, head_dim, value_dim };
+        Problem::new(shape, dtype, Options { causal: true, ..Options::default() })
+    }
+
     /// V1's λ_init: 0.8 − 0.6·e^(−0.3·layer_index).
     pub fn lambda_init(&self) -> f64 {
         0.8 - 0.6 * (-0.3 * f64::from(self.layer_index)).exp()
     }
 
+    /// Name of the output projection: `o_proj.weight`, but `out_proj.weight` in V1.
+    pub const fn output_name(&self) -> &'static str {
+        match self.kind {
+            Kind::DiffV2 | Kind::Baseline => "o_proj.weight",
+            Kind::DiffV1 => "out_proj.weight",
+        }
+    }
+
     /// The parameters: the four projections first, and what else the kind has after them.
-    ///
-    /// The names are the published ones, so that the output projection is `o_proj.weight`, but `out_proj.weight` in V1.
     pub fn parameters(&self) -> Vec<Parameter> {
         let Config { d_model, heads, head_dim, .. } = *self;
-        let output = if self.kind == Kind::DiffV1 { "out_proj.weight" } else { "o_proj.weight" };
         let mut parameters = vec![
             ("q_proj.weight", vec![self.q_width(), d_model]),
             ("k_proj.weight", vec![self.k_width(), d_model]),
             ("v_proj.weight", vec![self.v_width(), d_model]),
-            (output, vec![d_model, self.o_width()]),
+            (self.output_name(), vec![d_model, self.o_width()]),
         ];
         match self.kind {
             Kind::Baseline => {}

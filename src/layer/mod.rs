@@ -12,11 +12,14 @@
 mod config;
 mod cost;
 mod found;
+mod host;
 pub mod rotary;
 #[cfg(feature = "safetensors")]
 mod safetensors;
 mod weights;
 
+pub(crate) use config::NORM_EPSILON;
 pub use config::{Config, Kind, Parameter};
 pub use found::Found;
+pub use host::{HostGradients, HostTokens};
 pub use weights::Weights;

@@ -49,7 +49,7 @@ pub(super) fn validate(problem: &Problem, inputs: &HostInputs, grads: &HostGradI
 #[derive(Debug)]
 pub(super) struct Upstream<N> {
     pub(super) dout: Vec<N>,
-    dlse: Option<Vec<N>>,
+    pub(super) dlse: Option<Vec<N>>,
 }
 
 impl<N: Float + From<f32>> Upstream<N> {

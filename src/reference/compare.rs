@@ -70,7 +70,7 @@ pub struct Judge {
 
 /// What is expected of one tensor.
 #[derive(Debug, Clone)]
-struct Expected {
+pub(super) struct Expected {
     tensor: &'static str,
     truth: Vec<f64>,
     /// One entry for each row of `truth.len() / magnitude.len()` elements.
@@ -79,6 +79,10 @@ struct Expected {
 }
 
 impl Judge {
+    pub(super) fn new(tensors: Vec<Expected>) -> Self {
+        Judge { tensors }
+    }
+
     /// A judge of `out`, `lse` and `a2`. Computes the truth and the yardstick, each un-fused on the CPU.
     ///
     /// # Errors
@@ -133,7 +137,7 @@ impl Judge {
     pub fn outputs(&self, outputs: &HostOutputs) -> Result<Vec<Verdict>> {
         let HostOutputs { out, lse, a2 } = outputs;
         let tensors = [("out", Some(out)), ("lse", lse.as_ref()), ("a2", a2.as_ref())];
-        tensors.into_iter().filter_map(|(name, tensor)| Some(self.judge(name, tensor?))).collect()
+        tensors.into_iter().filter_map(|(name, tensor)| Some(self.tensor(name, tensor?))).collect()
     }
 
     /// Verdicts on the gradients.
@@ -143,7 +147,7 @@ impl Judge {
     pub fn gradients(&self, gradients: &HostGradients) -> Result<Vec<Verdict>> {
         let HostGradients { dq, dk, dv, dlam } = gradients;
         [("dq", dq), ("dk", dk), ("dv", dv), ("dlam", dlam)]
-            .map(|(name, tensor)| self.judge(name, tensor))
+            .map(|(name, tensor)| self.tensor(name, tensor))
             .into_iter()
             .collect()
     }
@@ -160,7 +164,11 @@ impl Judge {
         Ok(known.verdict(actual, expected.iter().map(|&expected| f64::from(expected))))
     }
 
-    fn judge(&self, tensor: &str, actual: &[f32]) -> Result<Verdict> {
+    /// Verdict on one tensor.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the length is wrong, [`Error::Invalid`] for a tensor that this judge does not know.
+    pub fn tensor(&self, tensor: &str, actual: &[f32]) -> Result<Verdict> {
         let known = self.find(tensor)?;
         known.check(actual)?;
         Ok(known.verdict(actual, known.truth.iter().copied()))
@@ -210,16 +218,16 @@ fn errors(actual: &[f32], expected: impl Iterator<Item = f64>, magnitude: &[f64]
 const MOST_PLAIN: f64 = 0.4;
 
 /// What a bound is made of.
-struct Rule {
+pub(super) struct Rule {
     /// How many times the error of the yardstick is allowed.
-    factor: f64,
+    pub(super) factor: f64,
     /// Storage type, in which the yardstick keeps every intermediate.
-    dtype: DType,
+    pub(super) dtype: DType,
 }
 
 impl Rule {
     /// `stored` is the type in which the tensor itself is kept; `work` is described at [`Judge`].
-    fn expect(
+    pub(super) fn expect(
         &self,
         tensor: &'static str,
         stored: DType,
@@ -246,6 +254,6 @@ fn largest(scores: &[f64]) -> f64 {
 }
 
 /// Work of exp2(x) where |x| is at most `most`, nor more than two scores differ.
-fn exponential(score: f64, most: f64) -> f64 {
+pub(super) fn exponential(score: f64, most: f64) -> f64 {
     3.0 + 2.0 * most.min(2.0 * std::f64::consts::LOG2_E * score)
 }

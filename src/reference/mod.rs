@@ -13,6 +13,7 @@ mod arithmetic;
 mod backward;
 mod compare;
 mod forward;
+pub mod layer;
 mod magnitude;
 mod rows;
 pub mod yardstick;

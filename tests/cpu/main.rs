@@ -5,6 +5,7 @@ mod differences;
 mod engine;
 mod golden;
 mod honest;
+mod layer;
 mod problem;
 mod properties;
 mod shaders;

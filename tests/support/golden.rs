@@ -1,4 +1,4 @@
-//! The golden files; `tests/fixtures/README.md` describes them.
+//! The golden files of the operation; `tests/fixtures/README.md` describes them.
 
 use diffattn::{DType, HostGradInputs, HostInputs, Options, Problem, Shape};
 use safetensors::SafeTensors;
@@ -15,12 +15,13 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Every golden file, as a problem of the given storage type.
+    /// Every golden file of the operation, as a problem of the given storage type.
     pub fn all(dtype: DType) -> Vec<Golden> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         let entries = std::fs::read_dir(&folder).expect("tests/fixtures");
         let mut paths: Vec<_> = entries.map(|entry| entry.expect("entry").path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("op_")));
         paths.sort();
         assert!(!paths.is_empty(), "no golden files in {}", folder.display());
         paths.iter().map(|path| Golden::read(path, dtype)).collect()

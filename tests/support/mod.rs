@@ -1,10 +1,12 @@
 //! What the test binaries share: golden files, random problems' tensors, seeds.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod golden;
+mod golden_module;
 mod tensors;
 
 pub use golden::Golden;
+pub use golden_module::GoldenModule;
 pub use tensors::Tensors;
 
 /// A random generator whose seed is printed, which the test harness shows when the test fails. `DIFFATTN_SEED`
