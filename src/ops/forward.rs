@@ -7,6 +7,7 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs, Sizes};
 use crate::matrix::matrix_tile;
+use crate::memo::Asked;
 use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
@@ -42,8 +43,14 @@ pub struct ForwardBuffers<'a> {
 pub struct ForwardPlan {
     attention: DiffAttention,
     problem: Problem,
-    variant: Variant,
+    chosen: Arc<Chosen>,
     pipeline: Arc<wgpu::ComputePipeline>,
+}
+
+/// The kernel that was chosen, and why.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    variant: Variant,
     reason: String,
 }
 
@@ -57,11 +64,14 @@ impl ForwardPlan {
     pub(crate) async fn new(attention: &DiffAttention, problem: &Problem, options: PlanOptions) -> Result<Self> {
         problem.validate()?;
         Sizes::of(problem)?;
-        let (variant, reason) = choose(problem, options, attention.caps())?;
-        fits_device(&variant, attention.caps())?;
-        let pipeline =
-            attention.pipelines.get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks)).await?;
-        Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
+        let chosen = attention.choices.forward.get(Asked::new(problem, options, false), || {
+            let (variant, reason) = choose(problem, options, attention.caps())?;
+            fits_device(&variant, attention.caps())?;
+            Ok(Chosen { variant, reason })
+        })?;
+        let key = (AnyVariant::Tensors(chosen.variant), options.runtime_checks);
+        let pipeline = attention.pipelines.get(&attention.device, key).await?;
+        Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), chosen, pipeline })
     }
 
     /// The problem that was planned.
@@ -71,22 +81,22 @@ impl ForwardPlan {
 
     /// The kernel family that was chosen.
     pub fn path(&self) -> Path {
-        self.variant.path
+        self.chosen.variant.path
     }
 
     /// The tile that was chosen; `None` on the naive path.
     pub fn tile(&self) -> Option<Tile> {
-        self.variant.tile
+        self.chosen.variant.tile
     }
 
     /// The kernel's name, as in errors, dumps and benchmark rows.
     pub fn label(&self) -> String {
-        self.variant.label()
+        self.chosen.variant.label()
     }
 
     /// Why this path was chosen, in one clause.
     pub fn reason(&self) -> &str {
-        &self.reason
+        &self.chosen.reason
     }
 
     /// Checks the buffers and creates everything that encoding needs.
@@ -145,7 +155,7 @@ impl ForwardPlan {
             q_tiles: queries.div_ceil(positions.into()),
             tiles_per_workgroup: 1,
         };
-        match (self.variant.tile, self.variant.matrix) {
+        match (self.chosen.variant.tile, self.chosen.variant.matrix) {
             (Some(tile), _) => tiled(tile.positions(), tile.heads_per_tile),
             (None, Some(tile)) => tiled(tile.positions(), tile.heads_per_tile),
             // One output row for each invocation.

@@ -179,7 +179,9 @@ impl CacheVariant {
     fn all_decode(of: CacheVariant, caps: &Caps) -> Vec<CacheKernel> {
         let CacheVariant { head_dim, value_dim, kv_dtype, .. } = of;
         let mut kernels = Vec::new();
-        for (rows, path) in [(2, Path::Portable), (4, Path::Portable), (4, Path::Subgroup), (8, Path::Portable), (64, Path::Portable)] {
+        for (rows, path) in
+            [(2, Path::Portable), (4, Path::Portable), (4, Path::Subgroup), (8, Path::Portable), (64, Path::Portable)]
+        {
             let dims = Dims { rows, head_dim, value_dim, kv_dtype };
             let Ok((path, tile)) = decode_tile(dims, Some(path), caps) else { continue };
             let kernel = |mask, softcap, split, lse, counted| CacheKernel::Decode {

@@ -1,5 +1,6 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
+mod allocations;
 mod backward;
 mod backward_options;
 mod backward_run;
@@ -10,6 +11,8 @@ mod errors;
 mod golden;
 mod limits;
 mod matrix;
+#[path = "../../benches/support/passes.rs"]
+mod passes;
 mod placement;
 mod random;
 mod run;
@@ -68,6 +71,7 @@ fn cases() -> Vec<Case> {
     cases.extend(limits::cases());
     cases.extend(errors::cases());
     cases.extend(decode::cases());
+    cases.extend(allocations::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
     cases

@@ -162,7 +162,6 @@ impl DecodePlan {
         let merge = self.merge.as_ref().map(|(variant, _)| variant.label());
         [self.label()].into_iter().chain(merge).collect()
     }
-
 }
 
 impl DecodePass {
@@ -186,4 +185,3 @@ impl DecodePass {
         self.scratch_bytes
     }
 }
-

@@ -51,8 +51,7 @@ impl DecodeProblem {
             return refuse("a2 from decode".into());
         }
         let (sequences, capacity) = (batch, kv_len);
-        let cache =
-            KvConfig { sequences, capacity, kv_heads, head_dim, value_dim, dtype: dtype.into(), pages: None };
+        let cache = KvConfig { sequences, capacity, kv_heads, head_dim, value_dim, dtype: dtype.into(), pages: None };
         Ok(DecodeProblem { cache, batch, q_len, heads, dtype, options })
     }
 

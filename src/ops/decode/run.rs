@@ -51,8 +51,7 @@ impl DecodePlan {
         let append = append.bind(&cache, (&new_k).into(), (&new_v).into())?;
         let (q, lam) = ((&q).into(), (&lam).into());
         let lse_slice = lse.as_ref().map(Into::into);
-        let decode =
-            self.bind(&cache, &DecodeBuffers { q, lam, out: (&out).into(), lse: lse_slice, loads: None })?;
+        let decode = self.bind(&cache, &DecodeBuffers { q, lam, out: (&out).into(), lse: lse_slice, loads: None })?;
 
         let prompt = config.capacity - q_len;
         let mut len = 0;
@@ -85,8 +84,9 @@ impl DecodePlan {
 
     /// Tokens of each sequence that one append takes: at least a step's, and no more than a binding holds.
     fn chunk(&self) -> u32 {
-        let DecodeProblem { cache: KvConfig { capacity, kv_heads, head_dim, value_dim, .. }, batch, q_len, dtype, .. } =
-            self.problem;
+        let DecodeProblem {
+            cache: KvConfig { capacity, kv_heads, head_dim, value_dim, .. }, batch, q_len, dtype, ..
+        } = self.problem;
         let token = u64::from(batch) * u64::from(kv_heads) * u64::from(head_dim.max(value_dim)) * dtype.size();
         let fits = (self.attention.caps().storage_binding / token).min(MOST_APPENDED) as u32;
         fits.min(capacity).max(q_len)
