@@ -15,7 +15,7 @@ use crate::ops::forward::{self, ForwardPlan};
 use crate::ops::kv_append::{AppendPlan, AppendProblem};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
-use crate::tile::{BackwardTile, Path, Tile};
+use crate::tile::{AnyTile, BackwardTile, Path};
 
 /// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
 ///
@@ -43,9 +43,9 @@ pub(crate) struct Choices {
 pub struct PlanOptions {
     /// The kernel family; `None` lets the planner choose.
     pub path: Option<Path>,
-    /// The forward's tile; `None` lets the planner choose. Of the portable path unless `path` says otherwise; ignored by the
-    /// naive path.
-    pub tile: Option<Tile>,
+    /// The forward's tile; `None` lets the planner choose. Ignored by the naive path; where `path` is `None`, a tile that is
+    /// not of matrix units goes to the portable path. A tile can be read from text: `"r64k16t64n4".parse()`.
+    pub tile: Option<AnyTile>,
     /// The backward's tiles for dQ and for dK with dV; `None` lets the planner choose. Ignored by the naive path.
     pub backward_tiles: Option<[BackwardTile; 2]>,
     /// Compile with the driver's bounds checks, which the kernels do not need.

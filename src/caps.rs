@@ -2,12 +2,27 @@
 
 use std::fmt;
 
+use crate::tile::Path;
+
+mod quirks;
+pub use quirks::Quirk;
+
 /// Capabilities of a device that the kernels care about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Caps {
     /// Name of the adapter, for messages; empty where the browser hides it.
     pub adapter: String,
+    /// What the adapter is: a GPU of its own, one beside a CPU, a program.
+    pub kind: wgpu::DeviceType,
+    /// The interface that wgpu reaches it through.
+    pub backend: wgpu::Backend,
+    /// PCI vendor number; 0 where the browser hides it.
+    pub vendor: u32,
+    /// Name of the driver, as it gives it.
+    pub driver: String,
+    /// Version of the driver, in its own words.
+    pub driver_info: String,
     /// Bytes of workgroup memory (`max_compute_workgroup_storage_size`).
     pub workgroup_storage: u32,
     /// Invocations in a workgroup (`max_compute_invocations_per_workgroup`, and its x dimension).
@@ -27,8 +42,6 @@ pub struct Caps {
     /// Side of the square matrices that the device multiplies as f16 × f16 → f32: 8 or 16, where matrix units are
     /// enabled. Only the adapter knows: see [`Caps::with_matrices`].
     pub matrix: Option<u32>,
-    /// Whether the adapter is a program on the CPU: subgroups are then its vectors, and neighbouring lanes share no load.
-    pub software: bool,
 }
 
 impl Caps {
@@ -50,7 +63,11 @@ impl Caps {
                 .as_ref()
                 .filter(|_| features.contains(wgpu::Features::SUBGROUP))
                 .map(|info| (info.subgroup_min_size, info.subgroup_max_size)),
-            software: info.as_ref().is_some_and(|info| info.device_type == wgpu::DeviceType::Cpu),
+            kind: info.as_ref().map_or(wgpu::DeviceType::Other, |info| info.device_type),
+            backend: info.as_ref().map_or(wgpu::Backend::BrowserWebGpu, |info| info.backend),
+            vendor: info.as_ref().map_or(0, |info| info.vendor),
+            driver: info.as_ref().map(|info| info.driver.clone()).unwrap_or_default(),
+            driver_info: info.as_ref().map(|info| info.driver_info.clone()).unwrap_or_default(),
             adapter: info.map(|info| info.name).unwrap_or_default(),
             matrix: None,
         }
@@ -70,10 +87,38 @@ impl Caps {
         Caps { matrix: side(16).or(side(8)).filter(|_| enabled), ..self }
     }
 
+    /// Why a planner does not take `path` on this device unless asked to, in one clause; `None` where it may.
+    ///
+    /// Matrix units are taken unasked on GPUs of their own only: elsewhere nobody has measured them yet, and a software
+    /// driver's are no faster than the rest of it.
+    pub fn objection(&self, path: Path) -> Option<String> {
+        let missing = match path {
+            Path::Subgroup if self.subgroups.is_none() => Some("no subgroup operations are enabled"),
+            Path::Matrix if self.matrix.is_none() => Some("no matrix units are enabled"),
+            Path::Matrix if self.kind == wgpu::DeviceType::Cpu => Some("a software driver's are not faster"),
+            Path::Matrix if self.kind != wgpu::DeviceType::DiscreteGpu => {
+                Some("untried on GPUs that are not discrete; `diffattn tune` tries it")
+            }
+            Path::Naive | Path::Portable | Path::Subgroup | Path::Matrix => None,
+        };
+        let known = |quirk: &Quirk| format!("{} ({})", quirk.reason, quirk.link);
+        missing.map(String::from).or_else(|| self.quirk(path).map(known))
+    }
+
+    /// The entry of the table of known-bad drivers that speaks against `path` on this device.
+    pub fn quirk(&self, path: Path) -> Option<&'static Quirk> {
+        Quirk::find(quirks::QUIRKS, path, self)
+    }
+
     /// The limits that every WebGPU device has, without optional features: the floor that each kernel must fit.
     pub fn floor() -> Self {
         Caps {
             adapter: "WebGPU default limits".into(),
+            kind: wgpu::DeviceType::Other,
+            backend: wgpu::Backend::BrowserWebGpu,
+            vendor: 0,
+            driver: String::new(),
+            driver_info: String::new(),
             workgroup_storage: 16 << 10,
             invocations: 256,
             storage_binding: 128 << 20,
@@ -83,7 +128,6 @@ impl Caps {
             unpack_f16: false,
             subgroups: None,
             matrix: None,
-            software: false,
         }
     }
 }

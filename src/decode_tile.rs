@@ -168,7 +168,7 @@ pub(crate) fn decode_tile(dims: Dims, path: Option<Path>, caps: &Caps) -> Result
 /// what is the same for all lanes only once, as Q is where each lane has a key of its own.
 fn most_parts(caps: &Caps) -> Result<u32> {
     let smallest = subgroup_min(caps)?;
-    Ok(if caps.software { 1 } else { smallest.min(4) })
+    Ok(if caps.kind == wgpu::DeviceType::Cpu { 1 } else { smallest.min(4) })
 }
 
 fn few_rows(rows: u32, head_dim: u32, most_parts: u32) -> impl Iterator<Item = DecodeTile> {

@@ -103,6 +103,12 @@ impl HostInputs<'_> {
     pub fn validate(&self, problem: &Problem) -> Result<Sizes> {
         problem.validate()?;
         let sizes = Sizes::of(problem)?;
+        self.check(problem, &sizes)?;
+        Ok(sizes)
+    }
+
+    /// Checks the length of every slice.
+    pub(crate) fn check(&self, problem: &Problem, sizes: &Sizes) -> Result<()> {
         let slices =
             [("q", self.q, sizes.q), ("k", self.k, sizes.k), ("v", self.v, sizes.v), ("lam", self.lam, sizes.lam)];
         for (tensor, slice, expected) in slices {
@@ -114,7 +120,7 @@ impl HostInputs<'_> {
                 });
             }
         }
-        Ok(sizes)
+        Ok(())
     }
 }
 

@@ -58,7 +58,7 @@ mod split;
 pub mod tile;
 
 pub use attention::{DiffAttention, PlanOptions};
-pub use caps::Caps;
+pub use caps::{Caps, Quirk};
 pub use decode_tile::DecodeTile;
 pub use device::{request_device, request_floor_device};
 pub use error::{Error, Result};
@@ -71,7 +71,7 @@ pub use ops::kv_append::{AppendPass, AppendPlan, AppendProblem};
 pub use problem::{DType, Mask, Options, Packed, Problem, Sequence, Shape};
 pub use readback::read_buffer;
 pub use slice::{Layout, Strides, TensorSlice};
-pub use tile::{BackwardTile, Path, Tile};
+pub use tile::{AnyTile, BackwardTile, Path, Tile};
 pub use wgpu;
 
 #[cfg(doctest)]

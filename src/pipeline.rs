@@ -34,7 +34,11 @@ impl Pipelines {
             return Ok(pipeline.clone());
         }
         // The lock is not held while compiling: two callers may compile one variant, and the first result stays.
-        let pipeline = Arc::new(compile(device, key).await?);
+        let (label, source) = match key.0 {
+            AnyVariant::Tensors(variant) => (variant.label(), variant.source()),
+            AnyVariant::Cache(variant) => (variant.label(), variant.source()),
+        };
+        let pipeline = Arc::new(compile(device, &label, source, key.1).await?);
         Ok(self.lock().entry(key).or_insert(pipeline).clone())
     }
 
@@ -44,27 +48,32 @@ impl Pipelines {
     }
 }
 
-async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result<wgpu::ComputePipeline> {
-    let (label, source) = match kernel {
-        AnyVariant::Tensors(variant) => (variant.label(), variant.source()),
-        AnyVariant::Cache(variant) => (variant.label(), variant.source()),
-    };
+/// Compiles one of this crate's own shaders.
+///
+/// # Errors
+/// As [`Pipelines::get`].
+pub(crate) async fn compile(
+    device: &wgpu::Device,
+    label: &str,
+    source: String,
+    runtime_checks: bool,
+) -> Result<wgpu::ComputePipeline> {
     #[cfg(not(target_arch = "wasm32"))]
-    dump(&label, &source);
+    dump(label, &source);
     let checks =
         if runtime_checks { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
     let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let descriptor =
-        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
     #[expect(unsafe_code, reason = "bounds checks cost up to a third; see the safety comment")]
     // SAFETY: the text is this crate's own. Every index is derived from sizes that `bind` checked against the bound
     // ranges and from lane numbers below the workgroup's size, loops end by construction, and the tests give the same
     // bits with the checks on and off.
     let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(&label),
+        label: Some(label),
         layout: None,
         module: &module,
         entry_point: Some("main"),
@@ -83,7 +92,7 @@ async fn compile(device: &wgpu::Device, (kernel, runtime_checks): Key) -> Result
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 return Err(Error::OutOfMemory { during: format!("compiling {label}") });
             }
-            Some(error) => return Err(Error::Shader { label, message: error.to_string() }),
+            Some(error) => return Err(Error::Shader { label: label.into(), message: error.to_string() }),
         }
     }
     Ok(pipeline)

@@ -12,9 +12,8 @@ pub use cache::{CacheBinding, CacheKernel, CacheVariant};
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
-use crate::matrix::MatrixTile;
 use crate::problem::{DType, Mask, Problem, Shape};
-use crate::tile::{BackwardTile, NAIVE_THREADS, Path, Sweep, Tile};
+use crate::tile::{AnyTile, BackwardTile, NAIVE_THREADS, Path, Sweep};
 use files::file;
 
 /// One compiled kernel: everything that its text depends on.
@@ -24,10 +23,8 @@ pub struct Variant {
     pub kernel: Kernel,
     /// The kernel family.
     pub path: Path,
-    /// The tile; `None` for the naive and matrix kernels.
-    pub tile: Option<Tile>,
-    /// The tile of the matrix kernel.
-    pub matrix: Option<MatrixTile>,
+    /// The forward's tile; `None` for the naive kernel.
+    pub tile: Option<AnyTile>,
     /// Storage type.
     pub dtype: DType,
     /// Whether f16 is read by `unpack2x16float`; meaningless for other types.
@@ -135,12 +132,11 @@ pub enum Binding {
 
 impl Variant {
     /// The forward kernel of a problem.
-    pub fn forward(problem: &Problem, path: Path, tile: Option<Tile>, caps: &Caps) -> Self {
+    pub fn forward(problem: &Problem, path: Path, tile: Option<AnyTile>, caps: &Caps) -> Self {
         Variant {
             kernel: Kernel::Forward,
             path,
             tile,
-            matrix: None,
             dtype: problem.dtype,
             unpack_f16: problem.dtype == DType::F16 && caps.unpack_f16,
             mask: problem.options.mask().into(),
@@ -173,11 +169,6 @@ impl Variant {
         }
     }
 
-    /// The forward kernel of a problem on matrix units.
-    pub fn forward_matrix(problem: &Problem, tile: MatrixTile, caps: &Caps) -> Self {
-        Variant { matrix: Some(tile), ..Variant::forward(problem, Path::Matrix, None, caps) }
-    }
-
     /// The one name of this kernel: pipeline, error, dump, test and benchmark row.
     pub fn label(&self) -> String {
         let mask = match self.mask {
@@ -190,20 +181,7 @@ impl Variant {
             let _ = write!(label, "v{}", self.value_dim);
         }
         if let Some(tile) = self.tile {
-            let _ = write!(label, ".r{}k{}t{}", tile.rows(), tile.keys(), tile.threads);
-            let _ = write!(label, "n{}", tile.keys_per_lane);
-            if tile.heads_per_tile > 1 {
-                let _ = write!(label, "h{}", tile.heads_per_tile);
-            }
-            label.push_str(if tile.stage_q { "q" } else { "" });
-            label.push_str(if tile.separate_v { "v" } else { "" });
-        }
-        if let Some(tile) = self.matrix {
-            let _ = write!(label, ".r{}k{}m{}x{}", tile.rows(), tile.keys, tile.size, tile.strips);
-            let _ = write!(label, "t{}", tile.subgroups * tile.subgroup);
-            if tile.heads_per_tile > 1 {
-                let _ = write!(label, "h{}", tile.heads_per_tile);
-            }
+            let _ = write!(label, ".{tile}");
         }
         if let Kernel::Backward(_, Some(tile)) = self.kernel {
             let _ = write!(label, ".r{}i{}t{}n{}", tile.rows(), tile.items(), tile.threads, tile.per_lane);
@@ -281,7 +259,7 @@ impl Variant {
     /// The complete WGSL text.
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
-        if let Some(tile) = self.matrix {
+        if let Some(AnyTile::Matrix(tile)) = self.tile {
             text.push_str("enable f16;\nenable wgpu_cooperative_matrix;\n");
             for (role, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
                 let _ = writeln!(text, "alias Mat{role} = coop_mat{0}x{0}<{scalar}, {role}>;", tile.size);
@@ -290,7 +268,7 @@ impl Variant {
         for (name, value) in self.constants() {
             let _ = writeln!(text, "const {name}: u32 = {value}u;");
         }
-        if let Some(tile) = self.tile {
+        if let Some(AnyTile::Tiled(tile)) = self.tile {
             let _ = writeln!(text, "const STAGE_Q: bool = {};", tile.stage_q);
         }
         for name in self.files() {
@@ -328,9 +306,9 @@ impl Variant {
             ]);
             return constants;
         }
-        match (self.tile, self.matrix) {
-            (None, None) => constants.push(("THREADS", NAIVE_THREADS)),
-            (_, Some(tile)) => constants.extend([
+        match self.tile {
+            None => constants.push(("THREADS", NAIVE_THREADS)),
+            Some(AnyTile::Matrix(tile)) => constants.extend([
                 ("MAT", tile.size),
                 ("SUBGROUP", tile.subgroup),
                 ("SUBGROUPS", tile.subgroups),
@@ -342,7 +320,7 @@ impl Variant {
                 ("SCORE_STRIDE", tile.score_stride()),
                 ("WEIGHT_STRIDE", tile.weight_stride()),
             ]),
-            (Some(tile), None) => constants.extend([
+            Some(AnyTile::Tiled(tile)) => constants.extend([
                 ("THREADS", tile.threads),
                 ("KEY_LANES", tile.key_lanes),
                 ("KEYS_PER_LANE", tile.keys_per_lane),

@@ -2,10 +2,17 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
+use crate::matrix::matrix_tile;
 use crate::problem::{DType, Problem, Shape};
 
+mod any;
 mod backward;
+mod ladder;
+mod text;
+pub use any::AnyTile;
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
+pub use ladder::choose_forward;
+pub(crate) use text::Fields;
 
 /// The kernel family that runs a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -176,17 +183,21 @@ pub struct Choice {
     /// The kernel family.
     pub path: Path,
     /// What a workgroup owns.
-    pub tile: Tile,
+    pub tile: AnyTile,
     /// Estimated issue slots of the whole problem for each key.
     pub cost: f64,
 }
 
-/// The tile for a tiled forward kernel: the cheapest, by estimate, of all that fit the device.
+/// The tile for a forward kernel: the cheapest, by estimate, of all that fit the device.
 ///
 /// # Errors
-/// [`Error::MissingFeature`] for the subgroup path on a device without subgroups; [`Error::Limit`] when not even the
-/// smallest tile fits, which cannot happen at the default limits of WebGPU; [`Error::Invalid`] for a path without tiles.
+/// [`Error::MissingFeature`] for the subgroup path on a device without subgroups and the matrix path on one without matrix
+/// units; [`Error::Unsupported`] for f32 storage on the latter; [`Error::Limit`] when not even the smallest tile fits,
+/// which for the portable path cannot happen at the default limits of WebGPU; [`Error::Invalid`] for a path without tiles.
 pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice> {
+    if path == Path::Matrix {
+        return matrix_tile(problem, caps);
+    }
     let most_lanes = if path == Path::Subgroup { subgroup_min(caps)?.min(32) } else { 32 };
     let mut best: Option<Choice> = None;
     let mut smallest: Option<(u32, Error)> = None; // of those that do not fit, to say what is missing
@@ -195,7 +206,7 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
             Ok(()) => {
                 let cost = cost(problem, path, caps, &tile);
                 if best.is_none_or(|best| cost < best.cost) {
-                    best = Some(Choice { path, tile, cost });
+                    best = Some(Choice { path, tile: tile.into(), cost });
                 }
             }
             Err(error) => {
@@ -213,23 +224,8 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
     }
 }
 
-/// The path and tile that a plan takes unless told otherwise, and why.
-///
-/// # Errors
-/// Those of [`forward_tile`] on the portable path.
-pub fn choose_forward(problem: &Problem, caps: &Caps) -> Result<(Choice, String)> {
-    let portable = forward_tile(problem, Path::Portable, caps)?;
-    if caps.subgroups.is_none() {
-        return Ok((portable, "the device has no subgroup operations enabled".into()));
-    }
-    let subgroup = forward_tile(problem, Path::Subgroup, caps)?;
-    let (choice, other) = if subgroup.cost < portable.cost { (subgroup, portable) } else { (portable, subgroup) };
-    let percent = 100.0 * choice.cost / other.cost;
-    Ok((choice, format!("estimated at {percent:.0} % of the {} path's work", other.path.name())))
-}
-
 /// Every tile worth estimating.
-fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
+pub(crate) fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
     let tiled = matches!(path, Path::Portable | Path::Subgroup);
     let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| tiled && lanes <= most_lanes);
     lanes.flat_map(move |key_lanes| {
@@ -320,7 +316,7 @@ mod tests {
                                 continue;
                             }
                             let tile = forward_tile(&problem, path, &caps).expect("a tile fits").tile;
-                            tile.validate(&problem.shape, path, &caps).expect("it is valid");
+                            tile.validate(&problem, path, &caps).expect("it is valid");
                         }
                     }
                 }
@@ -334,10 +330,10 @@ mod tests {
         let mut few = problem(2, 16, 2, 64, 64, DType::F32);
         few.shape.batch = 64;
         let few = forward_tile(&few, Path::Portable, &Caps::floor()).unwrap().tile;
-        assert_eq!(few.heads_per_tile, 8, "{few:?}");
+        assert_eq!(few.heads_per_tile(), 8, "{few:?}");
         let many =
             forward_tile(&problem(4096, 16, 2, 64, 64, DType::F32), Path::Portable, &Caps::floor()).unwrap().tile;
-        assert_eq!(many.heads_per_tile, 1, "{many:?}");
+        assert_eq!(many.heads_per_tile(), 1, "{many:?}");
     }
 
     #[test]
@@ -358,7 +354,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_named() {
         let problem = problem(64, 4, 2, 128, 128, DType::F32);
-        let mut tile = forward_tile(&problem, Path::Portable, &Caps::floor()).unwrap().tile;
+        let AnyTile::Tiled(mut tile) = forward_tile(&problem, Path::Portable, &Caps::floor()).unwrap().tile else {
+            panic!("not a tiled kernel's");
+        };
         tile.keys_per_lane = 16;
         let error = tile.validate(&problem.shape, Path::Portable, &Caps::floor()).unwrap_err();
         assert!(matches!(error, Error::Limit { name: "max_compute_workgroup_storage_size", .. }), "{error}");

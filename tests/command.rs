@@ -1,5 +1,8 @@
 //! The `diffattn` command as its users meet it: exit status, what it prints, the files it leaves.
 
+#[path = "command/module.rs"]
+mod module;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

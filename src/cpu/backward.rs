@@ -10,21 +10,21 @@ use super::rows::Member;
 use super::stored::{Stored, rounded};
 use super::tiles::{Tile, steps};
 use super::{queue, rows};
-use crate::{Error, HostGradInputs, HostGradients, HostInputs, Problem, Result};
+use crate::{HostGradInputs, HostGradients, HostInputs, Problem, Result, Sizes};
 use std::ops::Range;
 
 /// Keys of one step, and of one tile of dK and dV: scores and dP of a full tile take 288 KiB.
 const KEYS: usize = 128;
 
 /// What the gradient of a score needs beside the score and dP = dO·Vᵀ, for every row of a tile:
-/// dS = P·(w·dP − δ) with w = 1 and −gate for the two members.
+/// dS = P·(w·dP − δ) with w = 1 and −gate for the two members (1 for a single one).
 #[derive(Default)]
 struct Terms {
     /// Base 2.
     lse: Vec<f32>,
     /// δ = w·rowsum(dO ∘ a) − dlse.
     delta: Vec<f32>,
-    /// sigmoid(λ), for one member's rows.
+    /// sigmoid(λ), for the rows of the second member.
     gate: Vec<f32>,
 }
 
@@ -51,26 +51,31 @@ struct Buffers {
 /// bits on every run, whatever the number of threads.
 ///
 /// # Errors
-/// Those of [`HostInputs::validate`], and [`Error::Shape`] for a `dout` or `dlse` of the wrong length.
+/// Those of [`HostInputs::validate`], and [`crate::Error::Shape`] for a `dout` or `dlse` of the wrong length.
 pub fn backward(problem: &Problem, inputs: &HostInputs, grads: &HostGradInputs) -> Result<HostGradients> {
     let sizes = inputs.validate(problem)?;
-    let given = [("dout", Some(grads.dout), sizes.out), ("dlse", grads.dlse, sizes.lse)];
-    for (tensor, slice, expected) in given {
-        if let Some(slice) = slice.filter(|slice| slice.len() as u64 != expected) {
-            let expected = format!("{expected} elements for {:?}", problem.shape);
-            return Err(Error::Shape { tensor, expected, actual: format!("{} elements", slice.len()) });
-        }
-    }
+    grads.validate(problem)?;
+    Ok(run(problem, inputs, grads, &sizes, 2))
+}
+
+/// The backward pass of pairs, or of one `member` for each output head; everything has been validated.
+pub(super) fn run(
+    problem: &Problem,
+    inputs: &HostInputs,
+    grads: &HostGradInputs,
+    sizes: &Sizes,
+    members: usize,
+) -> HostGradients {
     let stored = Stored::new(problem, inputs);
     let context = Context::new(problem, &stored.inputs());
     let dout = rounded(problem.dtype, grads.dout);
     let grads = &HostGradInputs { dout: &dout, dlse: grads.dlse };
-    let tiles = Tile::all(problem);
+    let tiles = Tile::all(problem, members);
     let tensor = |size: u64| vec![0.0; size as usize];
     let (mut dq, mut dlam, mut dk, mut dv) = (tensor(sizes.q), tensor(sizes.lam), tensor(sizes.k), tensor(sizes.v));
     let terms = query_gradients(problem, &context, grads, &tiles, &mut dq, &mut dlam);
     key_gradients(problem, &context, grads, (&tiles, &terms), &mut dk, &mut dv);
-    Ok(HostGradients { dq, dk, dv, dlam })
+    HostGradients { dq, dk, dv, dlam }
 }
 
 /// The first walk: dQ and dλ, and the row terms of every tile.
@@ -85,21 +90,22 @@ fn query_gradients(
     let q_extent = problem.extents().1 as usize;
     let mut terms: Vec<Terms> = tiles.iter().map(|_| Terms::default()).collect();
     let dq_pieces = deal(dq, tiles.iter().map(Tile::q_rows));
-    let dlam_pieces = deal(dlam, tiles.iter().map(|tile| tile.pair_rows(1)));
+    // A single member has no λ.
+    let dlam_pieces = deal(dlam, tiles.iter().map(|tile| tile.pair_rows(1).filter(|_| tile.members == 2)));
     let pieces = terms.iter_mut().zip(dq_pieces).zip(dlam_pieces);
     let tasks: Vec<_> = tiles.iter().zip(pieces).map(|(tile, ((terms, dq), dlam))| (tile, terms, dq, dlam)).collect();
     queue::run(
         tasks,
-        |(tile, ..)| tile.half() * tile.keys().len(),
+        |(tile, ..)| tile.member_rows() * tile.keys().len(),
         |(tile, terms, dq, dlam), buffers: &mut Buffers| {
             attend(context, tile, &mut buffers.forward);
             load(&mut buffers.dout, grads.dout, tile.pair_rows(context.value_dim));
             *terms = row_terms(context, grads, tile, q_extent, buffers, dlam);
             buffers.product.clear();
-            buffers.product.resize(2 * tile.half() * context.head_dim, 0.0);
+            buffers.product.resize(tile.rows() * context.head_dim, 0.0);
             for keys in steps(tile.keys(), KEYS) {
                 score_gradients(context, tile, terms, &keys, buffers);
-                let ds = Matrix::new(&buffers.scores, 2 * tile.half());
+                let ds = Matrix::new(&buffers.scores, tile.rows());
                 multiply(&mut buffers.product, Into::Add, problem.scale(), ds.t(), context.k(tile, &keys));
             }
             for (dq, row) in dq.into_iter().zip(buffers.product.chunks_exact(context.head_dim)) {
@@ -120,9 +126,11 @@ fn row_terms(
     buffers: &Buffers,
     dlam: Vec<&mut [f32]>,
 ) -> Terms {
-    let (half, pairs) = (tile.half(), tile.pairs.len());
-    let mut lam = Vec::with_capacity(half);
-    load(&mut lam, context.inputs.lam, tile.pair_rows(1));
+    let (half, pairs) = (tile.member_rows(), tile.pairs.len());
+    let mut lam = Vec::new();
+    if tile.members == 2 {
+        load(&mut lam, context.inputs.lam, tile.pair_rows(1));
+    }
     let gate: Vec<f32> = lam.iter().map(|&lam| sigmoid(lam)).collect();
     // rowsum(dO ∘ a) of both members.
     let dout = buffers.dout.chunks_exact(context.value_dim);
@@ -176,7 +184,9 @@ fn key_gradients(
     };
     queue::run(
         tasks,
-        |((queries, keys), _)| tiles[queries.clone()].iter().map(|tile| tile.half() * seen(tile, keys).len()).sum(),
+        |((queries, keys), _)| {
+            tiles[queries.clone()].iter().map(|tile| tile.member_rows() * seen(tile, keys).len()).sum()
+        },
         |((queries, keys), (dk_rows, dv_rows)), buffers: &mut Buffers| {
             let (head_dim, value_dim) = (context.head_dim, context.value_dim);
             let (mut dk, mut dv) = (std::mem::take(&mut buffers.product), std::mem::take(&mut buffers.dv));
@@ -193,10 +203,10 @@ fn key_gradients(
                 load(&mut buffers.dout, grads.dout, tile.pair_rows(value_dim));
                 score_gradients(context, tile, terms, &seen, buffers);
                 let inside = seen.start - keys.start..seen.end - keys.start;
-                let weights = Matrix::new(&buffers.weights, tile.half());
+                let weights = Matrix::new(&buffers.weights, tile.member_rows());
                 let dv = &mut dv[inside.start * value_dim..inside.end * value_dim];
                 multiply(dv, Into::Add, 1.0, weights, Matrix::new(&buffers.dout, value_dim));
-                let ds = Matrix::new(&buffers.scores, 2 * tile.half());
+                let ds = Matrix::new(&buffers.scores, tile.rows());
                 let dk = &mut dk[inside.start * head_dim..inside.end * head_dim];
                 multiply(dk, Into::Add, problem.scale(), ds, Matrix::new(&buffers.forward.q, head_dim));
             }
@@ -212,14 +222,14 @@ fn key_gradients(
 }
 
 /// From the tile's q and dO in `buffers`: the gradients of its scores with `keys` (keys × rows) and the weights
-/// P₁ − gate·P₂ (keys × one member's rows), 0 where masked.
+/// P₁ − gate·P₂, or P (keys × one member's rows), 0 where masked.
 ///
 /// Keys are the slow axis here: the row terms then vary along the fast one, and both results enter the products that
 /// follow without a transposing copy.
 fn score_gradients(context: &Context, tile: &Tile, terms: &Terms, keys: &Range<usize>, buffers: &mut Buffers) {
-    let (half, pairs) = (tile.half(), tile.pairs.len());
+    let (half, pairs) = (tile.member_rows(), tile.pairs.len());
     let Buffers { forward, dout, scores, weights, .. } = buffers;
-    scores.resize(keys.len() * 2 * half, 0.0);
+    scores.resize(keys.len() * tile.rows(), 0.0);
     weights.resize(keys.len() * half, 0.0);
     let q = Matrix::new(&forward.q, context.head_dim);
     multiply(scores, Into::Replace, context.factor, context.k(tile, keys), q.t());
@@ -227,13 +237,12 @@ fn score_gradients(context: &Context, tile: &Tile, terms: &Terms, keys: &Range<u
     multiply(weights, Into::Replace, 1.0, context.v(tile, keys), dout.t());
 
     let seen: Vec<Range<usize>> = tile.positions.clone().map(|position| tile.keys_of(position)).collect();
-    let rows = scores.chunks_exact_mut(2 * half).zip(weights.chunks_exact_mut(half));
+    let rows = scores.chunks_exact_mut(tile.rows()).zip(weights.chunks_exact_mut(half));
     for (key, (scores, weights)) in keys.clone().zip(rows) {
         // The positions that see this key follow each other, since neither end of what a position sees ever falls.
         let first = seen.partition_point(|seen| seen.end <= key) * pairs;
         let end = seen.partition_point(|seen| seen.start <= key) * pairs;
-        let (scores1, scores2) = scores.split_at_mut(half);
-        for masked in [&mut *scores1, &mut *scores2, &mut *weights] {
+        for masked in scores.chunks_exact_mut(half).chain([&mut *weights]) {
             masked[..first].fill(0.0);
             masked[end..].fill(0.0);
         }
@@ -241,13 +250,14 @@ fn score_gradients(context: &Context, tile: &Tile, terms: &Terms, keys: &Range<u
             lse: &terms.lse[offset + first..offset + end],
             delta: &terms.delta[offset + first..offset + end],
         };
-        rows::gradients(
-            (&mut scores1[first..end], member(0)),
-            (&mut scores2[first..end], member(half)),
-            &mut weights[first..end],
-            &terms.gate[first..end],
-            context.softcap,
-        );
+        let (scores1, scores2) = scores.split_at_mut(half);
+        let (scores1, weights) = ((&mut scores1[first..end], member(0)), &mut weights[first..end]);
+        if tile.members == 1 {
+            rows::gradients(scores1, weights, context.softcap);
+        } else {
+            let scores2 = (&mut scores2[first..end], member(half));
+            rows::pair_gradients(scores1, scores2, weights, &terms.gate[first..end], context.softcap);
+        }
     }
 }
 

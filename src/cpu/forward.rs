@@ -5,7 +5,7 @@ use super::product::{Into, Matrix, multiply};
 use super::stored::Stored;
 use super::tiles::{Tile, steps};
 use super::{queue, rows};
-use crate::{DType, HostInputs, HostOutputs, Problem, Result};
+use crate::{DType, HostInputs, HostOutputs, Problem, Result, Sizes};
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
@@ -69,7 +69,7 @@ pub(super) struct Scratch {
 /// Attention of every row of a tile, by online softmax over its keys.
 pub(super) fn attend(context: &Context, tile: &Tile, scratch: &mut Scratch) {
     let Scratch { q, scores, out, lse } = scratch;
-    let (head_dim, value_dim, rows) = (context.head_dim, context.value_dim, 2 * tile.half());
+    let (head_dim, value_dim, rows) = (context.head_dim, context.value_dim, tile.rows());
     q.clear();
     for row in tile.q_rows() {
         q.extend_from_slice(&context.inputs.q[row]);
@@ -86,7 +86,7 @@ pub(super) fn attend(context: &Context, tile: &Tile, scratch: &mut Scratch) {
         let q = Matrix::new(q, head_dim);
         multiply(scores, Into::Replace, context.factor, q, context.k(tile, &keys).t());
         let mut row = 0;
-        for _member in 0..2 {
+        for _member in 0..tile.members {
             for position in tile.positions.clone() {
                 let seen = tile.keys_of(position);
                 let seen = clamp(seen.start, &keys)..clamp(seen.end, &keys);
@@ -181,6 +181,11 @@ struct Task<'a> {
 /// Those of [`HostInputs::validate`].
 pub fn forward(problem: &Problem, inputs: &HostInputs) -> Result<HostOutputs> {
     let sizes = inputs.validate(problem)?;
+    Ok(run(problem, inputs, &sizes, 2))
+}
+
+/// The forward pass of pairs, or of one `member` for each output head; the inputs have been validated.
+pub(super) fn run(problem: &Problem, inputs: &HostInputs, sizes: &Sizes, members: usize) -> HostOutputs {
     let stored = Stored::new(problem, inputs);
     let context = Context::new(problem, &stored.inputs());
     let (options, value_dim) = (&problem.options, context.value_dim);
@@ -191,7 +196,7 @@ pub fn forward(problem: &Problem, inputs: &HostInputs) -> Result<HostOutputs> {
     let mut a2 = tensor(options.a2, sizes.out);
     let mut lse = tensor(options.lse, sizes.lse);
 
-    let tiles = Tile::all(problem);
+    let tiles = Tile::all(problem, members);
     let out_pieces = deal(&mut out, tiles.iter().map(|tile| tile.pair_rows(value_dim)));
     let a2_pieces = deal(&mut a2, tiles.iter().map(|tile| tile.pair_rows(value_dim).filter(|_| options.a2)));
     let lse_pieces = deal(&mut lse, tiles.iter().map(|tile| tile.lse_rows(q_extent).filter(|_| options.lse)));
@@ -199,28 +204,30 @@ pub fn forward(problem: &Problem, inputs: &HostInputs) -> Result<HostOutputs> {
     let tasks = tiles.into_iter().zip(pieces).map(|(tile, ((out, a2), lse))| Task { tile, out, a2, lse }).collect();
     queue::run(
         tasks,
-        |task: &Task| task.tile.half() * task.tile.keys().len(),
+        |task: &Task| task.tile.member_rows() * task.tile.keys().len(),
         |task, scratch| {
             attend(&context, &task.tile, scratch);
             write(problem, &context, task, scratch);
         },
     );
-    Ok(HostOutputs { out, lse: options.lse.then_some(lse), a2: options.a2.then_some(a2) })
+    HostOutputs { out, lse: options.lse.then_some(lse), a2: options.a2.then_some(a2) }
 }
 
-/// out = a₁ − sigmoid(λ)·a₂, and the outputs on request.
+/// out = a₁ − sigmoid(λ)·a₂, or a₁ alone, and the outputs on request.
 fn write(problem: &Problem, context: &Context, task: Task, scratch: &Scratch) {
     let Task { tile, out, a2, lse } = task;
     let value_dim = context.value_dim;
-    let (first, second) = scratch.out.split_at(tile.half() * value_dim);
+    let (first, second) = scratch.out.split_at(tile.member_rows() * value_dim);
     let width = tile.pairs.len() * value_dim;
-    let members = first.chunks_exact(width).zip(second.chunks_exact(width));
-    for ((out, lam), (first, second)) in out.into_iter().zip(tile.pair_rows(1)).zip(members) {
-        for (pair, lam) in context.inputs.lam[lam].iter().enumerate() {
-            let gate = sigmoid(*lam);
-            let row = pair * value_dim..(pair + 1) * value_dim;
-            for ((out, first), second) in out[row.clone()].iter_mut().zip(&first[row.clone()]).zip(&second[row]) {
-                *out = first - gate * second;
+    // One member has no second half and leaves nothing to subtract.
+    let mut seconds = second.chunks_exact(width);
+    for ((out, lam), first) in out.into_iter().zip(tile.pair_rows(1)).zip(first.chunks_exact(width)) {
+        out.copy_from_slice(first);
+        if let Some(second) = seconds.next() {
+            let pairs = out.chunks_exact_mut(value_dim).zip(second.chunks_exact(value_dim));
+            for ((out, second), lam) in pairs.zip(&context.inputs.lam[lam]) {
+                let gate = sigmoid(*lam);
+                out.iter_mut().zip(second).for_each(|(out, second)| *out -= gate * second);
             }
         }
         round(out, problem.dtype);
@@ -233,7 +240,7 @@ fn write(problem: &Problem, context: &Context, task: Task, scratch: &Scratch) {
     for (head, lse) in lse.into_iter().enumerate() {
         // Heads come member by member; rows are members × positions × pairs.
         let (member, pair) = (head / pairs, head % pairs);
-        let rows = scratch.lse[member * tile.half()..].iter().skip(pair).step_by(pairs);
+        let rows = scratch.lse[member * tile.member_rows()..].iter().skip(pair).step_by(pairs);
         for (lse, row) in lse.iter_mut().zip(rows) {
             *lse = row * LN_2;
         }

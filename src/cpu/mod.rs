@@ -15,6 +15,8 @@ mod backward;
 mod deal;
 mod exp;
 mod forward;
+pub mod layer;
+pub(crate) mod ordinary;
 mod product;
 mod queue;
 mod rows;

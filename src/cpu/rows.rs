@@ -73,9 +73,32 @@ pub(super) struct Member<'a> {
     pub(super) delta: &'a [f32],
 }
 
+/// P, and the derivative of the capped score by the score.
+#[inline(always)]
+fn weight(x: f32, lse: f32, cap: Option<f32>, fused: bool) -> (f32, f32) {
+    match cap {
+        None => (exp::exp2(x - lse, fused), 1.0),
+        Some(cap) => {
+            let tanh = exp::tanh(x, fused);
+            (exp::exp2(cap * tanh - lse, fused), 1.0 - tanh * tanh)
+        }
+    }
+}
+
+/// For one key and consecutive rows of a single member: scores become their gradients, dP becomes P.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
+pub(super) fn gradients((scores, member): (&mut [f32], Member), dp: &mut [f32], cap: Option<f32>) {
+    let fused = target_cfg_f!(any(target_feature = "fma", target_feature = "avx512f", target_arch = "aarch64"));
+    for (((x, lse), delta), dp) in scores.iter_mut().zip(member.lse).zip(member.delta).zip(dp) {
+        let (p, slope) = weight(*x, *lse, cap, fused);
+        *x = p * slope * (*dp - delta);
+        *dp = p;
+    }
+}
+
 /// For one key and consecutive rows of both members: scores become their gradients, dP becomes P₁ − gate·P₂.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
-pub(super) fn gradients(
+pub(super) fn pair_gradients(
     (scores1, member1): (&mut [f32], Member),
     (scores2, member2): (&mut [f32], Member),
     dp: &mut [f32],
@@ -83,18 +106,10 @@ pub(super) fn gradients(
     cap: Option<f32>,
 ) {
     let fused = target_cfg_f!(any(target_feature = "fma", target_feature = "avx512f", target_arch = "aarch64"));
-    // (P, dS / dcapped score)
-    let weight = |x: f32, lse: f32| match cap {
-        None => (exp::exp2(x - lse, fused), 1.0),
-        Some(cap) => {
-            let tanh = exp::tanh(x, fused);
-            (exp::exp2(cap * tanh - lse, fused), 1.0 - tanh * tanh)
-        }
-    };
     let rows1 = scores1.iter_mut().zip(member1.lse).zip(member1.delta);
     let rows2 = scores2.iter_mut().zip(member2.lse).zip(member2.delta);
     for (((((x1, lse1), delta1), ((x2, lse2), delta2)), dp), gate) in rows1.zip(rows2).zip(dp).zip(gate) {
-        let ((p1, slope1), (p2, slope2)) = (weight(*x1, *lse1), weight(*x2, *lse2));
+        let ((p1, slope1), (p2, slope2)) = (weight(*x1, *lse1, cap, fused), weight(*x2, *lse2, cap, fused));
         *x1 = p1 * slope1 * (*dp - delta1);
         *x2 = p2 * slope2 * (-gate * *dp - delta2);
         *dp = p1 - gate * p2;

@@ -26,9 +26,9 @@ pub(super) struct Span {
 
 impl Span {
     /// Every sequence of the problem, in order.
-    pub(super) fn all(problem: &Problem) -> impl Iterator<Item = Span> {
+    pub(super) fn all(problem: &Problem, members: usize) -> impl Iterator<Item = Span> {
         let (_, q_extent, kv_extent) = problem.extents();
-        let heads = problem.shape.heads as usize;
+        let heads = members * problem.shape.heads as usize;
         (0..problem.shape.batch).map(move |b| {
             let sequence = problem.sequence(b);
             // Packed sequences share one row of the batch and start inside it; others have their own row.
@@ -39,14 +39,14 @@ impl Span {
                 q_len: sequence.q_len as usize,
                 kv_token: b * kv_extent as usize + sequence.kv_start as usize,
                 kv_len: sequence.kv_len as usize,
-                lse: b * 2 * heads * q_extent as usize + q_start,
+                lse: b * heads * q_extent as usize + q_start,
             }
         })
     }
 }
 
-/// Query rows that share one KV head: both members × consecutive positions × consecutive pairs, in this order, so that
-/// the members are the two halves of the rows.
+/// Query rows that share one KV head: the members × consecutive positions × consecutive pairs, in this order, so that
+/// two members are the two halves of the rows. One member is ordinary attention, of as many query heads as output heads.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tile {
     pub(super) span: Span,
@@ -55,19 +55,21 @@ pub(super) struct Tile {
     pub(super) positions: Range<usize>,
     /// Output heads, all of the group of `kv_head`; never empty.
     pub(super) pairs: Range<usize>,
+    /// Query heads of each output head: 2, or 1.
+    pub(super) members: usize,
     shape: Shape,
     mask: Mask,
 }
 
 impl Tile {
     /// The tiles of a problem; those of one sequence and KV head follow each other.
-    pub(super) fn all(problem: &Problem) -> Vec<Tile> {
+    pub(super) fn all(problem: &Problem, members: usize) -> Vec<Tile> {
         let shape = problem.shape;
         let group = shape.group() as usize;
-        let pair_step = group.min(ROWS / 2);
-        let position_step = ROWS / (2 * pair_step);
+        let pair_step = group.min(ROWS / members);
+        let position_step = ROWS / (members * pair_step);
         let mut tiles = Vec::new();
-        for span in Span::all(problem) {
+        for span in Span::all(problem, members) {
             for kv_head in 0..shape.kv_heads as usize {
                 for pairs in steps(kv_head * group..(kv_head + 1) * group, pair_step) {
                     tiles.extend(steps(0..span.q_len, position_step).map(|positions| Tile {
@@ -75,6 +77,7 @@ impl Tile {
                         kv_head,
                         positions,
                         pairs: pairs.clone(),
+                        members,
                         shape,
                         mask: problem.options.mask(),
                     }));
@@ -85,8 +88,13 @@ impl Tile {
     }
 
     /// Rows of one member: positions × pairs.
-    pub(super) fn half(&self) -> usize {
+    pub(super) fn member_rows(&self) -> usize {
         self.positions.len() * self.pairs.len()
+    }
+
+    /// Rows of all members.
+    pub(super) fn rows(&self) -> usize {
+        self.members * self.member_rows()
     }
 
     /// Keys, within the sequence, that position `i` of the sequence sees.
@@ -110,11 +118,11 @@ impl Tile {
 
     /// Where the `width` elements of each row lie in q: row by row in the order of the tile.
     pub(super) fn q_rows(&self) -> impl Iterator<Item = Range<usize>> {
-        let (heads, width) = (2 * self.shape.heads as usize, self.shape.head_dim as usize);
-        (0..2).flat_map(move |member| {
+        let (heads, width) = (self.members * self.shape.heads as usize, self.shape.head_dim as usize);
+        (0..self.members).flat_map(move |member| {
             self.tokens().flat_map(move |token| {
                 self.pairs.clone().map(move |pair| {
-                    let start = (token * heads + 2 * pair + member) * width;
+                    let start = (token * heads + self.members * pair + member) * width;
                     start..start + width
                 })
             })
@@ -130,9 +138,9 @@ impl Tile {
 
     /// Where the positions of each query head lie in the LSE: member by member, pair by pair.
     pub(super) fn lse_rows(&self, q_extent: usize) -> impl Iterator<Item = Range<usize>> {
-        (0..2).flat_map(move |member| {
+        (0..self.members).flat_map(move |member| {
             self.pairs.clone().map(move |pair| {
-                let start = self.span.lse + (2 * pair + member) * q_extent;
+                let start = self.span.lse + (self.members * pair + member) * q_extent;
                 start + self.positions.start..start + self.positions.end
             })
         })
@@ -166,7 +174,7 @@ mod tests {
     #[test]
     fn rows_cover_every_tensor_once() {
         for problem in problems() {
-            let tiles = Tile::all(&problem);
+            let tiles = Tile::all(&problem, 2);
             let sizes = crate::Sizes::of(&problem).unwrap();
             let q_extent = problem.extents().1 as usize;
             let covers = |len: u64, rows: &dyn Fn(&Tile) -> Vec<std::ops::Range<usize>>| {
@@ -177,14 +185,14 @@ mod tests {
             covers(sizes.q, &|tile| tile.q_rows().collect());
             covers(sizes.out, &|tile| tile.pair_rows(8).collect());
             covers(sizes.lse, &|tile| tile.lse_rows(q_extent).collect());
-            assert!(tiles.iter().all(|tile| (1..=ROWS / 2).contains(&tile.half())));
+            assert!(tiles.iter().all(|tile| (1..=ROWS / 2).contains(&tile.member_rows())));
         }
     }
 
     #[test]
     fn keys_of_a_tile_are_those_that_its_positions_see() {
         for problem in problems() {
-            for tile in Tile::all(&problem) {
+            for tile in Tile::all(&problem, 2) {
                 let seen: Vec<usize> = tile.positions.clone().flat_map(|position| tile.keys_of(position)).collect();
                 let keys = tile.keys();
                 if let (Some(&first), Some(&last)) = (seen.iter().min(), seen.iter().max()) {

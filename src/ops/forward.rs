@@ -6,7 +6,6 @@ use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs, Sizes};
-use crate::matrix::matrix_tile;
 use crate::memo::Asked;
 use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
@@ -17,7 +16,7 @@ use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
 use crate::slice::{Layout, TensorSlice};
 use crate::split::Piece;
-use crate::tile::{self, NAIVE_THREADS, Path, Tile};
+use crate::tile::{self, AnyTile, NAIVE_THREADS, Path};
 
 /// The buffers of a forward pass; shapes are those of [`Shape`].
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +84,7 @@ impl ForwardPlan {
     }
 
     /// The tile that was chosen; `None` on the naive path.
-    pub fn tile(&self) -> Option<Tile> {
+    pub fn tile(&self) -> Option<AnyTile> {
         self.chosen.variant.tile
     }
 
@@ -150,16 +149,14 @@ impl ForwardPlan {
     fn tiling(&self, piece: &Piece) -> Tiling {
         let queries = piece.queries.len() as u64;
         let group = self.problem.shape.group();
-        let tiled = |positions: u32, heads_per_tile: u32| Tiling {
-            head_tiles: (group / heads_per_tile).into(),
-            q_tiles: queries.div_ceil(positions.into()),
-            tiles_per_workgroup: 1,
-        };
-        match (self.chosen.variant.tile, self.chosen.variant.matrix) {
-            (Some(tile), _) => tiled(tile.positions(), tile.heads_per_tile),
-            (None, Some(tile)) => tiled(tile.positions(), tile.heads_per_tile),
+        match self.chosen.variant.tile {
+            Some(tile) => Tiling {
+                head_tiles: (group / tile.heads_per_tile()).into(),
+                q_tiles: queries.div_ceil(tile.positions().into()),
+                tiles_per_workgroup: 1,
+            },
             // One output row for each invocation.
-            (None, None) => Tiling { head_tiles: group.into(), q_tiles: queries, tiles_per_workgroup: NAIVE_THREADS },
+            None => Tiling { head_tiles: group.into(), q_tiles: queries, tiles_per_workgroup: NAIVE_THREADS },
         }
     }
 
@@ -235,21 +232,18 @@ impl ForwardPass {
 /// The kernel, and why.
 fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Variant, String)> {
     let asked = "asked for".to_string();
+    let variant = |path, tile| Variant::forward(problem, path, tile, caps);
     match (options.path, options.tile) {
-        (Some(Path::Naive), _) => Ok((Variant::forward(problem, Path::Naive, None, caps), asked)),
-        (Some(Path::Matrix), _) => Ok((Variant::forward_matrix(problem, matrix_tile(problem, caps)?, caps), asked)),
+        (Some(Path::Naive), _) => Ok((variant(Path::Naive, None), asked)),
         (path, Some(tile)) => {
-            let path = path.unwrap_or(Path::Portable);
-            tile.validate(&problem.shape, path, caps)?;
-            Ok((Variant::forward(problem, path, Some(tile), caps), "asked for, with its tile".into()))
+            let path = path.unwrap_or(tile.path());
+            tile.validate(problem, path, caps)?;
+            Ok((variant(path, Some(tile)), "asked for, with its tile".into()))
         }
-        (Some(path), None) => {
-            let tile = tile::forward_tile(problem, path, caps)?.tile;
-            Ok((Variant::forward(problem, path, Some(tile), caps), asked))
-        }
+        (Some(path), None) => Ok((variant(path, Some(tile::forward_tile(problem, path, caps)?.tile)), asked)),
         (None, None) => {
             let (choice, reason) = tile::choose_forward(problem, caps)?;
-            Ok((Variant::forward(problem, choice.path, Some(choice.tile), caps), reason))
+            Ok((variant(choice.path, Some(choice.tile)), reason))
         }
     }
 }

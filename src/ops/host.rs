@@ -29,7 +29,11 @@ pub(crate) fn output(attention: &DiffAttention, name: &'static str, bytes: u64) 
     create(attention, name, bytes, wgpu::BufferUsages::COPY_SRC)
 }
 
-fn create(
+/// A buffer of so many bytes that kernels can use.
+///
+/// # Errors
+/// [`Error::Limit`] above the device's largest buffer.
+pub(crate) fn create(
     attention: &DiffAttention,
     name: &'static str,
     needed: u64,

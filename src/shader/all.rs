@@ -2,7 +2,6 @@
 
 use super::{Kernel, Variant};
 use crate::caps::Caps;
-use crate::matrix::matrix_tile;
 use crate::problem::{DType, Options, Packed, Problem, Shape};
 use crate::tile::{Path, Sweep, backward_tile, forward_tile};
 
@@ -21,19 +20,14 @@ impl Variant {
             for problem in representative_problems() {
                 let tile = match path {
                     Path::Naive => None,
-                    Path::Matrix => {
-                        let tile = matrix_tile(&problem, caps);
-                        variants.extend(tile.map(|tile| Variant::forward_matrix(&problem, tile, caps)));
-                        continue;
-                    }
-                    Path::Portable | Path::Subgroup => match forward_tile(&problem, path, caps) {
+                    Path::Portable | Path::Subgroup | Path::Matrix => match forward_tile(&problem, path, caps) {
                         Ok(choice) => Some(choice.tile),
                         Err(_) => continue,
                     },
                 };
                 variants.push(Variant::forward(&problem, path, tile, caps));
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
-                if matches!(problem.shape.head_dim, 40 | 256) {
+                if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {
                     variants.extend(backward_variants(&problem, path, caps));
                 }
             }

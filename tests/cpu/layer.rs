@@ -1,9 +1,9 @@
 //! The module's reference: against the golden files, against central differences, and what its judge accepts.
 
 use crate::support::{GoldenModule, rng};
-use diffattn::DType;
 use diffattn::layer::{Config, HostTokens, Kind, Weights};
 use diffattn::reference::{Judge, layer};
+use diffattn::{DType, cpu};
 use fastrand::Rng;
 
 /// Golden files are float64 results stored in f32.
@@ -32,6 +32,9 @@ fn the_reference_agrees_with_the_golden_files() {
     }
 }
 
+/// The step of the differences. Weights and tokens are multiples of it, so that no step is rounded.
+const STEP: f32 = 1.0 / 4096.0;
+
 /// A random module and its tokens.
 fn random(kind: Kind, rng: &mut Rng) -> (Weights, Vec<f32>, [u32; 2]) {
     let kv_heads = rng.u32(1..=2);
@@ -44,17 +47,21 @@ fn random(kind: Kind, rng: &mut Rng) -> (Weights, Vec<f32>, [u32; 2]) {
     // The norm's weight starts as ones, which would hide where it is left out.
     let weights = Weights::from_fn(&config, |parameter| {
         let values = weights.get(parameter.name).unwrap().iter();
-        values.map(|value| if parameter.name == "subln.weight" { value + rng.f32() } else { *value }).collect()
+        let extra = if parameter.name == "subln.weight" { 1.0 } else { 0.0 };
+        values.map(|value| on_grid(value + extra * rng.f32())).collect()
     });
     let (batch, seq_len) = (rng.u32(1..=2), rng.u32(2..=5));
-    let x = (0..batch * seq_len * config.d_model).map(|_| 4.0 * rng.f32() - 2.0).collect();
+    let x = (0..batch * seq_len * config.d_model).map(|_| on_grid(4.0 * rng.f32() - 2.0)).collect();
     (weights.unwrap(), x, [batch, seq_len])
+}
+
+fn on_grid(value: f32) -> f32 {
+    (value / STEP).round() * STEP
 }
 
 /// The gradient along a random direction of x and of every parameter is that of Σ y·dy.
 #[test]
 fn gradients_agree_with_central_differences() {
-    const STEP: f32 = 1.0 / 1024.0;
     let mut rng = rng();
     for kind in Kind::ALL {
         for _ in 0..4 {
@@ -67,7 +74,6 @@ fn gradients_agree_with_central_differences() {
                 y.iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum()
             };
             let mut check = |name: &str, gradient: &[f64], at: &dyn Fn(&[f32]) -> f64| {
-                // Powers of two, so that no step is rounded by much.
                 let direction: Vec<f32> = gradient.iter().map(|_| if rng.bool() { STEP } else { -STEP }).collect();
                 let back: Vec<f32> = direction.iter().map(|step| -step).collect();
                 let numeric = (at(&direction) - at(&back)) / f64::from(2.0 * STEP);
@@ -167,6 +173,49 @@ fn the_judge_rejects_other_modules() {
     }
 }
 
+/// Holds y and every gradient of the CPU engine against the reference, and two runs against each other.
+fn assert_right(weights: &Weights, tokens: &HostTokens, dy: &[f32], dtype: DType) {
+    let y = cpu::layer::forward(weights, tokens, dtype).unwrap();
+    let verdict = Judge::layer_forward(weights, tokens, dtype).unwrap().tensor("y", &y).unwrap();
+    assert!(verdict.passed, "{} {dtype:?}: {verdict:?}", weights.config());
+    let gradients = cpu::layer::backward(weights, tokens, dy, dtype).unwrap();
+    let judge = Judge::layer_backward(weights, tokens, dy, dtype).unwrap();
+    let parameters = gradients.weights.iter().map(|(parameter, values)| (parameter.name, values));
+    for (name, values) in std::iter::once(("dx", &gradients.dx[..])).chain(parameters) {
+        let verdict = judge.tensor(name, values).unwrap();
+        assert!(verdict.passed, "{} {dtype:?}: {verdict:?}", weights.config());
+    }
+    assert_eq!(y, cpu::layer::forward(weights, tokens, dtype).unwrap(), "y differs between runs");
+    assert_eq!(gradients, cpu::layer::backward(weights, tokens, dy, dtype).unwrap(), "gradients differ between runs");
+}
+
+#[test]
+fn the_cpu_engine_passes_on_the_golden_files() {
+    for golden in GoldenModule::all() {
+        for dtype in DType::ALL {
+            assert_right(&golden.weights, &golden.tokens(), &golden.dy, dtype);
+        }
+    }
+}
+
+#[test]
+fn the_cpu_engine_passes_on_random_modules() {
+    let mut rng = rng();
+    for kind in Kind::ALL {
+        for dtype in DType::ALL {
+            for _ in 0..3 {
+                let (weights, _, [batch, _]) = random(kind, &mut rng);
+                let weights = weights.rounded(dtype);
+                let d_model = weights.config().d_model;
+                let seq_len = rng.choice([1, 7, 130, 201]).unwrap();
+                let x: Vec<f32> = (0..batch * seq_len * d_model).map(|_| dtype.round(4.0 * rng.f32() - 2.0)).collect();
+                let dy: Vec<f32> = x.iter().map(|_| dtype.round(2.0 * rng.f32() - 1.0)).collect();
+                assert_right(&weights, &HostTokens { batch, seq_len, x: &x }, &dy, dtype);
+            }
+        }
+    }
+}
+
 #[test]
 fn wrong_sizes_are_errors() {
     let golden = GoldenModule::of(Kind::DiffV2);
@@ -176,6 +225,8 @@ fn wrong_sizes_are_errors() {
     let empty = HostTokens { seq_len: 0, ..golden.tokens() };
     let error = layer::forward(&golden.weights, &empty).unwrap_err();
     assert!(matches!(error, diffattn::Error::Invalid { name: "seq_len", .. }), "{error}");
+    let error = cpu::layer::forward(&golden.weights, &short, DType::F32).unwrap_err();
+    assert!(matches!(error, diffattn::Error::Shape { tensor: "x", .. }), "{error}");
     let error = layer::backward(&golden.weights, &golden.tokens(), &golden.dy[1..]).unwrap_err();
     assert!(matches!(error, diffattn::Error::Shape { tensor: "dy", .. }), "{error}");
 }

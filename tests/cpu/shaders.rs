@@ -1,6 +1,8 @@
 //! Every kernel's text, without a device: parsed and validated with exactly the capabilities that its device has, and
 //! translated for Vulkan, Metal and DX12.
 
+#[cfg(feature = "bench")]
+use diffattn::bench::Probe;
 use diffattn::shader::{CacheKernel, CacheVariant, Variant};
 use diffattn::{Caps, Path};
 use naga::back::{hlsl, msl, spv};
@@ -64,6 +66,27 @@ fn variants() -> Vec<Text> {
                 label: variant.label(),
                 source: variant.source(),
                 bindings: variant.bindings().into_iter().map(|binding| binding as u32).collect(),
+                path,
+                granted,
+            });
+        }
+    }
+    #[cfg(feature = "bench")]
+    for caps in devices() {
+        for probe in Probe::all(&caps, caps.unpack_f16) {
+            // Of matrix units there are bindings for Vulkan and Metal only, of f16 arithmetic not in HLSL's older model.
+            let (path, granted) = match probe {
+                Probe::Matrix { .. } => {
+                    let matrix = Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
+                    (Path::Matrix, matrix | Capabilities::SHADER_FLOAT16)
+                }
+                Probe::FmaF16 => (Path::Subgroup, Capabilities::SHADER_FLOAT16),
+                _ => (Path::Portable, Capabilities::empty()),
+            };
+            variants.entry(probe.label()).or_insert_with(|| Text {
+                label: probe.label(),
+                source: probe.source(),
+                bindings: probe.bindings(),
                 path,
                 granted,
             });

@@ -6,6 +6,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diffattn::{DType, Path};
 
+use crate::module::ModuleArgs;
+use crate::params::ParamsArgs;
+
 /// Differential Transformer V2 attention on any GPU, or on the CPU
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -18,6 +21,10 @@ impl Cli {
     /// Reads the command line, and exits with 2 when it makes no sense.
     pub fn parse_and_check() -> Self {
         let cli = Cli::parse();
+        if let Command::Module(ModuleArgs { engine: EngineArg::Cpu, adapter: Some(_), .. }) = &cli.command {
+            let message = "--adapter chooses what runs on a GPU; leave it out with --engine cpu";
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
         if let Command::Attend(AttendArgs { run, .. }) = &cli.command
             && run.engine == EngineArg::Cpu
             && (run.adapter.is_some() || run.path != PathArg::Auto)
@@ -32,8 +39,11 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Attend(AttendArgs),
+    Module(ModuleArgs),
+    Params(ParamsArgs),
     Info(InfoArgs),
     Check(CheckArgs),
+    Bench(crate::bench_args::BenchArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file

@@ -86,7 +86,7 @@ pub fn automatic(adapters: &[wgpu::Adapter]) -> (Option<usize>, String) {
     (Some(index), "the best adapter of this machine".into())
 }
 
-fn timed<T>(work: impl FnOnce() -> diffattn::Result<T>) -> Result<Run<T>> {
+pub fn timed<T>(work: impl FnOnce() -> diffattn::Result<T>) -> Result<Run<T>> {
     let start = Instant::now();
     let result = work()?;
     Ok(Run { result, kernel: None, time: start.elapsed() })

@@ -57,12 +57,17 @@ impl Expected {
     }
 
     pub fn table(&self, verdicts: &[Verdict]) -> Table {
-        let mut table = tables::table(&["tensor", "error", "bound", "result", "worst element"], &["error", "bound"]);
-        for (verdict, (_, expected)) in verdicts.iter().zip(&self.tensors) {
-            let [error, bound, result] = tables::cells(verdict);
-            let place = tables::place(verdict.index, &expected.shape);
-            table.add_row([verdict.tensor.to_string(), error, bound, result, place]);
-        }
-        table
+        let rows = verdicts.iter().zip(&self.tensors);
+        tables::verdicts(rows.map(|(verdict, (name, expected))| (*name, &expected.shape[..], verdict)))
     }
+}
+
+/// An error unless all passed.
+pub fn conclude(verdicts: &[Verdict]) -> Result<()> {
+    let failed = verdicts.iter().filter(|verdict| !verdict.passed).count();
+    let loose = verdicts.iter().filter(|verdict| !verdict.can_tell()).count();
+    let scores = "scores this large drown in their rounding";
+    ensure!(loose == 0, "{loose} of {} tensors cannot be judged: {scores}", verdicts.len());
+    ensure!(failed == 0, "{failed} of {} tensors over the bound", verdicts.len());
+    Ok(())
 }

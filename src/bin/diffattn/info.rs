@@ -103,14 +103,21 @@ fn print(out: &mut impl Write, index: usize, adapter: &wgpu::Adapter) -> Result<
     let caps = gpu.attention().caps();
     writeln!(out, "   tier    {}", tier(caps).name())?;
     let mut table = tables::table(&["tiles", "shape (causal)", "path", "tile"], &[]);
+    let mut reasons = Vec::new();
     for problem in common() {
-        if let Ok((Choice { path, tile, .. }, _)) = choose_forward(&problem, caps) {
+        if let Ok((Choice { path, tile, .. }, reason)) = choose_forward(&problem, caps) {
+            reasons.push(reason);
             let tile = tables::tile(&tile, &problem.shape, path);
             table.add_row([problem.dtype.name(), &tables::shape(&problem.shape), path.name(), &tile]);
         }
     }
     for line in table.trim_fmt().lines() {
         writeln!(out, "   {line}")?;
+    }
+    // What speaks against a path is the same for all of them, storage types apart.
+    let reason = reasons.pop().unwrap_or_default();
+    for objection in reason.split("; ").filter(|clause| clause.starts_with("not ")) {
+        writeln!(out, "   {objection}")?;
     }
     writeln!(out)?;
     Ok(())
@@ -125,15 +132,17 @@ fn to_json(index: usize, adapter: &wgpu::Adapter) -> Value {
         Ok(gpu) => {
             let caps = gpu.attention().caps();
             let tiles = common().filter_map(|problem| {
-                let (Choice { path, tile, .. }, _) = choose_forward(&problem, caps).ok()?;
+                let (Choice { path, tile, .. }, reason) = choose_forward(&problem, caps).ok()?;
                 Some(json!({
                     "dtype": problem.dtype.name(),
                     "shape": tables::shape(&problem.shape),
                     "path": path.name(),
+                    "reason": reason,
+                    "tile": tile.to_string(),
                     "rows": tile.rows(),
                     "keys": tile.keys(),
-                    "heads": tile.heads_per_tile,
-                    "threads": tile.threads,
+                    "heads": tile.heads_per_tile(),
+                    "threads": tile.threads(),
                     "workgroup_bytes": tile.workgroup_bytes(&problem.shape, path),
                 }))
             });

@@ -21,7 +21,7 @@ impl Inputs {
     pub fn read(file: &TensorFile, problem: &Problem, grad: bool) -> Result<Self> {
         let mut rounded = Vec::new();
         let mut tensor = |name, dtype| {
-            let (values, lossy) = read(file, problem, name, dtype)?;
+            let (values, lossy) = load(file, name, &axes(&problem.shape, name), dtype)?;
             rounded.extend(lossy.then_some(name));
             anyhow::Ok(values)
         };
@@ -46,10 +46,9 @@ impl Inputs {
     }
 }
 
-/// The values of a tensor in `dtype`, and whether that took digits away.
-fn read(file: &TensorFile, problem: &Problem, name: &str, dtype: DType) -> Result<(Vec<f32>, bool)> {
+/// The values of a tensor of the shape `wanted` in `dtype`, and whether that took digits away.
+pub fn load(file: &TensorFile, name: &str, wanted: &[usize], dtype: DType) -> Result<(Vec<f32>, bool)> {
     let Tensor { shape, mut values } = file.read(name)?;
-    let wanted = axes(&problem.shape, name);
     ensure!(shape == wanted, "`{name}` has the shape {shape:?}, but must be {wanted:?}");
     let mut lossy = false;
     for (index, value) in values.iter_mut().enumerate() {

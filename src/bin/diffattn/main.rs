@@ -2,6 +2,9 @@
 
 mod args;
 mod attend;
+mod bench;
+mod bench_args;
+mod bench_table;
 mod case;
 mod check;
 mod device;
@@ -10,8 +13,10 @@ mod expected;
 mod gpu;
 mod info;
 mod inputs;
+mod module;
 mod output;
 mod parameters;
+mod params;
 mod problems;
 mod tables;
 mod tensors;
@@ -29,8 +34,11 @@ fn main() -> ExitCode {
     let mut stdout = Listener(io::stdout().lock());
     let done = match &cli.command {
         Command::Attend(args) => attend::run(args, &mut stdout),
+        Command::Module(args) => module::run(args, &mut stdout),
+        Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Bench(args) => bench::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,13 +1,15 @@
-//! Writing the results: a file that appears whole or not at all.
+//! Writing files that appear whole or not at all.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use diffattn::DType;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::NamedTempFile;
+
+use crate::tables;
 
 /// A temporary file beside the path that it will take. Dropped unwritten, it leaves nothing.
 pub struct Output {
@@ -17,23 +19,34 @@ pub struct Output {
 
 /// A result to be written.
 pub struct Named<'a> {
-    pub name: &'static str,
+    pub name: &'a str,
     pub dtype: DType,
     pub shape: Vec<usize>,
     pub values: &'a [f32],
 }
 
+/// Refuses results that nobody can use.
+pub fn check_finite<'a>(tensors: impl IntoIterator<Item = &'a Named<'a>>) -> Result<()> {
+    for Named { name, shape, values, .. } in tensors {
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let place = tables::place(index, shape);
+            bail!("`{name}` is {} at {place}: the inputs are too large to compute with", values[index]);
+        }
+    }
+    Ok(())
+}
+
 impl Output {
-    /// Reserves `path`, before any work is done. `input` must not be overwritten.
-    pub fn create(path: &Path, input: &Path) -> Result<Self> {
+    /// Reserves `path`, before any work is done. No input must be overwritten.
+    pub fn create(path: &Path, inputs: &[PathBuf]) -> Result<Self> {
         let shown = path.display();
         let mut path = path.to_path_buf();
         if let Ok(kind) = path.metadata() {
             ensure!(kind.is_file(), "cannot write {shown}: it is there and not a regular file; choose another name");
             // What a link names is replaced, not the link.
             path = path.canonicalize().with_context(|| format!("cannot write {shown}"))?;
-            let same = input.canonicalize().is_ok_and(|input| input == path);
-            ensure!(!same, "the output {shown} is the input file; choose another name");
+            let same = |input: &PathBuf| input.canonicalize().is_ok_and(|input| input == path);
+            ensure!(!inputs.iter().any(same), "the output {shown} is the input file; choose another name");
         }
         ensure!(path.file_name().is_some(), "cannot write {shown}: it names no file");
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -52,8 +65,7 @@ impl Output {
         Ok(Output { path, file })
     }
 
-    pub fn write(self, tensors: &[&Named]) -> Result<()> {
-        let shown = self.path.display();
+    pub fn write_tensors(self, tensors: &[&Named]) -> Result<()> {
         let encoded: Vec<_> = tensors.iter().map(|tensor| encode(tensor.dtype, tensor.values)).collect();
         let views = tensors.iter().zip(&encoded).map(|(tensor, bytes)| {
             let dtype = match tensor.dtype {
@@ -63,9 +75,13 @@ impl Output {
             };
             Ok((tensor.name, TensorView::new(dtype, tensor.shape.clone(), bytes)?))
         });
-        let bytes = serialize(views.collect::<Result<Vec<_>>>()?, None)?;
+        self.write(&serialize(views.collect::<Result<Vec<_>>>()?, None)?)
+    }
+
+    pub fn write(self, bytes: &[u8]) -> Result<()> {
+        let shown = self.path.display();
         let mut writer = BufWriter::new(self.file.as_file());
-        writer.write_all(&bytes).and_then(|()| writer.flush()).with_context(|| format!("cannot write {shown}"))?;
+        writer.write_all(bytes).and_then(|()| writer.flush()).with_context(|| format!("cannot write {shown}"))?;
         drop(writer);
         self.file.persist(&self.path).map_err(|error| error.error).with_context(|| format!("cannot write {shown}"))?;
         Ok(())

@@ -108,15 +108,20 @@ fn value<T>(file: &TensorFile, key: &str, wanted: &str, read: impl Fn(&Value) ->
     Ok(Some(value))
 }
 
+/// A word in quotation marks that `read` knows.
+pub fn word<T>(file: &TensorFile, key: &str, wanted: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    value(file, key, wanted, |value| read(value.as_str()?))
+}
+
 fn boolean(file: &TensorFile, key: &str) -> Result<Option<bool>> {
     value(file, key, "true or false", Value::as_bool)
 }
 
-fn whole(file: &TensorFile, key: &str) -> Result<Option<u32>> {
+pub fn whole(file: &TensorFile, key: &str) -> Result<Option<u32>> {
     value(file, key, "a whole number", |value| value.as_u64().and_then(|number| number.try_into().ok()))
 }
 
-fn number(file: &TensorFile, key: &str) -> Result<Option<f32>> {
+pub fn number(file: &TensorFile, key: &str) -> Result<Option<f32>> {
     let finite = |value: &Value| value.as_f64().map(|number| number as f32).filter(|number| number.is_finite());
     value(file, key, "a finite number", finite)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use diffattn::reference::Verdict;
-use diffattn::{Path, Problem, Shape, Tile};
+use diffattn::{AnyTile, Path, Problem, Shape};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// An empty table with these columns; those named in `numbers` are aligned to the right.
@@ -31,6 +31,16 @@ pub fn cells(verdict: &Verdict) -> [String; 3] {
         false => "FAIL (cannot tell)",
     };
     [format!("{:.1e}", verdict.error), format!("{:.1e}", verdict.bound), result.into()]
+}
+
+/// Verdicts on tensors of the given names and shapes, a row each.
+pub fn verdicts<'a>(rows: impl Iterator<Item = (&'a str, &'a [usize], &'a Verdict)>) -> Table {
+    let mut table = table(&["tensor", "error", "bound", "result", "worst element"], &["error", "bound"]);
+    for (name, shape, verdict) in rows {
+        let [error, bound, result] = cells(verdict);
+        table.add_row([name.to_string(), error, bound, result, place(verdict.index, shape)]);
+    }
+    table
 }
 
 /// Index of an element along every axis: `[0, 3, 1, 5]`.
@@ -76,9 +86,9 @@ pub fn problem(problem: &Problem) -> String {
 }
 
 /// What a workgroup owns and needs.
-pub fn tile(tile: &Tile, shape: &Shape, path: Path) -> String {
+pub fn tile(tile: &AnyTile, shape: &Shape, path: Path) -> String {
     let kib = f64::from(tile.workgroup_bytes(shape, path)) / 1024.0;
-    let (rows, keys, threads, heads) = (tile.rows(), tile.keys(), tile.threads, tile.heads_per_tile);
+    let (rows, keys, threads, heads) = (tile.rows(), tile.keys(), tile.threads(), tile.heads_per_tile());
     let heads = if heads == 1 { "1 head".into() } else { format!("{heads} heads") };
     format!("{rows} rows × {keys} keys, {heads}, {threads} threads, {kib:.1} KiB")
 }

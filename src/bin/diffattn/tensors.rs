@@ -78,6 +78,15 @@ impl TensorFile {
         Some(self.header.metadata().as_ref()?.get(key)?.as_str())
     }
 
+    /// Name, shape and storage type of every tensor; the name of a type that is none of ours.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &[usize], Result<DType, String>)> {
+        let tensors = self.header.offset_keys().into_iter();
+        tensors.filter_map(|name| {
+            let TensorInfo { dtype, shape, .. } = self.header.info(&name)?;
+            Some((name, &shape[..], stored(*dtype).ok_or_else(|| dtype.to_string())))
+        })
+    }
+
     /// Storage type and shape of a tensor that must be there.
     pub fn describe(&self, name: &str) -> Result<(DType, &[usize])> {
         let TensorInfo { dtype, shape, .. } = self.info(name)?;
@@ -131,11 +140,15 @@ pub fn printable(text: &str) -> String {
 }
 
 fn storage_type(name: &str, dtype: Dtype) -> Result<DType> {
+    stored(dtype).with_context(|| format!("`{name}` holds {dtype} values; convert it to f32, f16 or bf16"))
+}
+
+fn stored(dtype: Dtype) -> Option<DType> {
     match dtype {
-        Dtype::F32 => Ok(DType::F32),
-        Dtype::F16 => Ok(DType::F16),
-        Dtype::BF16 => Ok(DType::Bf16),
-        other => bail!("`{name}` holds {other} values; convert it to f32, f16 or bf16"),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::Bf16),
+        _ => None,
     }
 }
 

@@ -1,0 +1,22 @@
+// Copies a buffer: what the memory does at best where as much is written as read.
+//
+// A workgroup owns one contiguous range, which its invocations copy side by side, 16 bytes each. Workgroup memory: none.
+// Barriers: none. Numerics: none.
+
+@group(0) @binding(0) var<storage, read> data: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> result: array<vec4<u32>>;
+
+const THREADS: u32 = 256u;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let share = arrayLength(&data) / groups.x;
+    let first = group.x * share;
+    for (var i = lane; i < share; i += THREADS) {
+        result[first + i] = data[first + i];
+    }
+}
