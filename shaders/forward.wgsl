@@ -28,7 +28,7 @@ const VALUE_QUADS: u32 = VALUE_DIM / 4u;
 const ROW_LANES: u32 = THREADS / KEY_LANES;
 const ROWS: u32 = 4u * ROW_LANES;
 const KEYS: u32 = KEY_LANES * KEYS_PER_LANE;
-const ROWS_PER_POSITION: u32 = 2u * HEADS_PER_TILE;
+const ROWS_PER_POSITION: u32 = MEMBERS * HEADS_PER_TILE;
 const POSITIONS: u32 = ROWS / ROWS_PER_POSITION;
 
 var<workgroup> wg_kv: array<vec4<f32>, KV_SLOTS>;  // [key][quad]: K, then V in its place or behind it
@@ -130,6 +130,16 @@ fn write_pair(
     }
 }
 
+// o/l, this lane's elements, where MEMBERS is 1: standard attention, for the baseline of the attention module.
+fn write_single(key_lane: u32, o: array<vec4<f32>, QUADS_PER_LANE>, scale: f32, out_row: u32) {
+    for (var j = 0u; j < QUADS_PER_LANE; j++) {
+        let quad = key_lane + j * KEY_LANES;
+        if (quad < VALUE_QUADS) {
+            out[out_row + quad] = pack4(o[j] * scale);
+        }
+    }
+}
+
 fn run(tile: u32, lane: u32) {
     if (tile >= params.tiles) {
         return;
@@ -145,7 +155,7 @@ fn run(tile: u32, lane: u32) {
     if (first_query >= s.q_len) {
         return;
     }
-    let first_head = 2u * (kv_head * params.group + head_tile * HEADS_PER_TILE);
+    let first_head = MEMBERS * (kv_head * params.group + head_tile * HEADS_PER_TILE);
     let rows = rows_of_lane(lane, first_query, s.q_len, first_head);
     let key_lane = lane % KEY_LANES;
 
@@ -241,7 +251,7 @@ fn run(tile: u32, lane: u32) {
     }
 
     row_sum = rows_sum(lane, row_sum);
-    let outputs = Rows(rows.query, rows.head / 2u, rows.exists);
+    let outputs = Rows(rows.query, rows.head / MEMBERS, rows.exists);
     let out_row = rows_in(params.out, b, s.q_start, outputs);
     let a2_row = rows_in(params.a2, b, s.q_start, outputs);
     let lam_row = rows_in(params.lam, b, s.q_start, outputs);
@@ -249,10 +259,24 @@ fn run(tile: u32, lane: u32) {
         normaliser(row_max.x, row_sum.x), normaliser(row_max.y, row_sum.y),
         normaliser(row_max.z, row_sum.z), normaliser(row_max.w, row_sum.w),
     );
-    if (rows.exists.x) {
+    if (MEMBERS == 1u) {
+        if (rows.exists.x) {
+            write_single(key_lane, o0, scale.x, out_row.x);
+        }
+        if (rows.exists.y) {
+            write_single(key_lane, o1, scale.y, out_row.y);
+        }
+        if (rows.exists.z) {
+            write_single(key_lane, o2, scale.z, out_row.z);
+        }
+        if (rows.exists.w) {
+            write_single(key_lane, o3, scale.w, out_row.w);
+        }
+    }
+    if (MEMBERS == 2u && rows.exists.x) {
         write_pair(key_lane, o0, o1, scale.xy, gate_of(lam[lam_row.x]), out_row.x, a2_row.x);
     }
-    if (rows.exists.z) {
+    if (MEMBERS == 2u && rows.exists.z) {
         write_pair(key_lane, o2, o3, scale.zw, gate_of(lam[lam_row.z]), out_row.z, a2_row.z);
     }
     if (key_lane == 0u) {

@@ -13,9 +13,10 @@ use crate::ops::backward::{self, BackwardPlan};
 use crate::ops::decode::{DecodeOptions, DecodePlan, DecodeProblem};
 use crate::ops::forward::{self, ForwardPlan};
 use crate::ops::kv_append::{AppendPlan, AppendProblem};
+use crate::ops::matmul::{Matmul, MatmulPlan};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
-use crate::tile::{AnyTile, BackwardTile, Path};
+use crate::tile::{AnyTile, BackwardTile, MatmulTile, Path};
 
 /// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
 ///
@@ -98,7 +99,17 @@ impl DiffAttention {
     /// Those of [`Problem::validate`]; [`crate::Error::MissingFeature`] or [`crate::Error::Limit`] when the device
     /// cannot run the path or tile asked for; [`crate::Error::Shader`] when the driver refuses the kernel.
     pub async fn plan_forward(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
-        ForwardPlan::new(self, problem, options).await
+        ForwardPlan::new(self, problem, options, false).await
+    }
+
+    /// Standard attention through the same tiled kernels, which the fused form is measured against: each of the problem's
+    /// heads has one query head, one row of lse, and no λ and a₂. `lam` is bound and means nothing.
+    ///
+    /// # Errors
+    /// As [`DiffAttention::plan_forward`]; [`Error::Unsupported`] on the naive and matrix paths.
+    #[doc(hidden)]
+    pub async fn plan_standard_forward(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
+        ForwardPlan::new(self, problem, options, true).await
     }
 
     /// Plans, uploads, runs, submits and reads back: the whole operation on tensors in host memory.
@@ -135,6 +146,24 @@ impl DiffAttention {
     /// refuses a kernel.
     pub async fn plan_decode(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
         DecodePlan::new(self, problem, options).await
+    }
+
+    /// Validates a matrix product, chooses its tile unless told, and compiles the kernel unless it is there already.
+    ///
+    /// # Errors
+    /// Those of [`Matmul::validate`]; [`crate::Error::Limit`] when the device cannot run the tile asked for;
+    /// [`crate::Error::Shader`] when the driver refuses the kernel.
+    pub async fn plan_matmul(&self, problem: &Matmul, tile: Option<MatmulTile>) -> Result<MatmulPlan> {
+        MatmulPlan::new(self, problem, tile).await
+    }
+
+    /// [`DiffAttention::plan_matmul`], waiting for the result. Not in a browser, which must not block.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn plan_matmul_blocking(&self, problem: &Matmul, tile: Option<MatmulTile>) -> Result<MatmulPlan> {
+        pollster::block_on(self.plan_matmul(problem, tile))
     }
 
     /// [`DiffAttention::kv_cache`], waiting for the result. Not in a browser, which must not block.

@@ -37,6 +37,8 @@ pub struct Caps {
     pub workgroups: u32,
     /// Whether `unpack2x16float` may be used (`SHADER_F16`, or a browser).
     pub unpack_f16: bool,
+    /// Whether the device is a CPU: lanes of a vector unit, for which only loads at one address are cheap.
+    pub software: bool,
     /// Smallest and largest subgroup, where subgroup operations are enabled.
     pub subgroups: Option<(u32, u32)>,
     /// Side of the square matrices that the device multiplies as f16 × f16 → f32: 8 or 16, where matrix units are
@@ -59,6 +61,7 @@ impl Caps {
             offset_alignment: limits.min_storage_buffer_offset_alignment,
             workgroups: limits.max_compute_workgroups_per_dimension,
             unpack_f16: cfg!(target_arch = "wasm32") || features.contains(wgpu::Features::SHADER_F16),
+            software: info.as_ref().is_some_and(|info| info.device_type == wgpu::DeviceType::Cpu),
             subgroups: info
                 .as_ref()
                 .filter(|_| features.contains(wgpu::Features::SUBGROUP))
@@ -126,6 +129,7 @@ impl Caps {
             offset_alignment: 256,
             workgroups: 65535,
             unpack_f16: false,
+            software: false,
             subgroups: None,
             matrix: None,
         }

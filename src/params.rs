@@ -88,6 +88,41 @@ pub(crate) struct CacheParams {
     pub softcap: f32,
 }
 
+/// `Params` of matmul/params.wgsl.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct MatmulParams {
+    pub rows: u32,
+    pub columns: u32,
+    pub column_quads: u32,
+    pub depth: u32,
+    pub a_base: u32,
+    pub a_stride: u32,
+    pub b_base: u32,
+    pub b_stride: u32,
+    pub c_base: u32,
+    pub c_stride: u32,
+    pub column_tiles: u32,
+    pub tiles: u32,
+    pub grid_width: u32,
+    pub add: u32,
+    pub head_quads: u32,
+}
+
+/// `Params` of layer/params.wgsl.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+pub(crate) struct LayerParams {
+    pub work: u32,
+    pub grid_width: u32,
+    pub rows: u32,
+    pub quads: u32,
+    pub head_quads: u32,
+    pub factor: f32,
+    pub epsilon: f32,
+    pub lambda_init: f32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +130,8 @@ mod tests {
 
     const VIEW: &str = include_str!("../shaders/view.wgsl");
     const TENSORS: &str = include_str!("../shaders/params.wgsl");
+    const LAYER: &str = include_str!("../shaders/layer/params.wgsl");
+    const MATMUL: &str = include_str!("../shaders/matmul/params.wgsl");
     const CACHE: &str = include_str!("../shaders/decode/params.wgsl");
 
     /// Offsets of a struct's members in a file, and its size.
@@ -153,5 +190,26 @@ mod tests {
             scale,
             softcap
         );
+        compare!(
+            MATMUL,
+            MatmulParams,
+            "Params",
+            rows,
+            columns,
+            column_quads,
+            depth,
+            a_base,
+            a_stride,
+            b_base,
+            b_stride,
+            c_base,
+            c_stride,
+            column_tiles,
+            tiles,
+            grid_width,
+            add,
+            head_quads
+        );
+        compare!(LAYER, LayerParams, "Params", work, grid_width, rows, quads, head_quads, factor, epsilon, lambda_init);
     }
 }

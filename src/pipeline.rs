@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::shader::{CacheVariant, Variant};
+use crate::shader::{CacheVariant, LayerVariant, Variant};
 
 /// A kernel of any operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub(crate) enum AnyVariant {
     Tensors(Variant),
     /// Decode, merge and append, around a KV cache.
     Cache(CacheVariant),
+    /// The attention module around it.
+    Layer(LayerVariant),
 }
 
 /// What a pipeline is compiled from: the kernel, and whether the driver's runtime checks are on.
@@ -37,6 +39,7 @@ impl Pipelines {
         let (label, source) = match key.0 {
             AnyVariant::Tensors(variant) => (variant.label(), variant.source()),
             AnyVariant::Cache(variant) => (variant.label(), variant.source()),
+            AnyVariant::Layer(variant) => (variant.label(), variant.source()),
         };
         let pipeline = Arc::new(compile(device, &label, source, key.1).await?);
         Ok(self.lock().entry(key).or_insert(pipeline).clone())

@@ -6,8 +6,10 @@
 mod all;
 mod cache;
 mod files;
+mod layer;
 
 pub use cache::{CacheBinding, CacheKernel, CacheVariant};
+pub use layer::{Epilogue, LayerKernel, LayerVariant, MatmulKernel};
 
 use std::fmt::Write as _;
 
@@ -43,8 +45,8 @@ pub struct Variant {
     pub lse: bool,
     /// Whether a₂ is written (by the forward) or read (by the backward).
     pub a2: bool,
-    /// Whether each query head stands alone in a tiled backward kernel: standard attention, which the fused form is
-    /// measured against.
+    /// Whether each query head stands alone in a tiled kernel: standard attention, which the fused form is measured
+    /// against.
     pub standard: bool,
 }
 
@@ -287,10 +289,8 @@ impl Variant {
             head_dim: self.head_dim,
             value_dim: self.value_dim,
         };
-        let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim)];
-        if self.kernel != Kernel::Forward {
-            constants.push(("MEMBERS", if self.standard { 1 } else { 2 }));
-        }
+        let members = if self.standard { 1 } else { 2 };
+        let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim), ("MEMBERS", members)];
         if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
             constants.extend([
                 ("THREADS", tile.threads),

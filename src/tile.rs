@@ -8,10 +8,12 @@ use crate::problem::{DType, Problem, Shape};
 mod any;
 mod backward;
 mod ladder;
+mod matmul;
 mod text;
 pub use any::AnyTile;
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
 pub use ladder::choose_forward;
+pub use matmul::{Form, MatmulTile, matmul_tile};
 pub(crate) use text::Fields;
 
 /// The kernel family that runs a problem.
@@ -161,7 +163,7 @@ pub(crate) fn limit(name: &'static str, needed: u32, available: u32) -> Result<(
     if needed <= available {
         return Ok(());
     }
-    let what = "one workgroup of the attention kernel".to_string();
+    let what = "one workgroup of the kernel".to_string();
     Err(Error::Limit { name, what, needed: needed.into(), available: available.into() })
 }
 

@@ -11,6 +11,7 @@
 
 mod config;
 mod cost;
+mod device;
 mod found;
 mod host;
 pub mod rotary;
@@ -18,8 +19,12 @@ pub mod rotary;
 mod safetensors;
 mod weights;
 
+pub use crate::ops::matmul::{Matmul, MatmulBuffers, MatmulPass, MatmulPlan, Matrix, Rotary};
+pub use crate::shader::Epilogue;
+pub use crate::tile::{Form, MatmulTile};
 pub(crate) use config::NORM_EPSILON;
 pub use config::{Config, Kind, Parameter};
+pub use device::{LayerPass, LayerPlan, MultiheadDiffAttention};
 pub use found::Found;
 pub use host::{HostGradients, HostTokens};
 pub use weights::Weights;

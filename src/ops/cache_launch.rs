@@ -16,9 +16,9 @@ use crate::slice::TensorSlice;
 /// A bind group and its grid.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatch {
-    pipeline: Arc<wgpu::ComputePipeline>,
-    bind_group: wgpu::BindGroup,
-    grid: [u32; 2],
+    pub(crate) pipeline: Arc<wgpu::ComputePipeline>,
+    pub(crate) bind_group: wgpu::BindGroup,
+    pub(crate) grid: [u32; 2],
 }
 
 impl Dispatch {

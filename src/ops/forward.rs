@@ -60,14 +60,17 @@ pub struct ForwardPass {
 }
 
 impl ForwardPlan {
-    pub(crate) async fn new(attention: &DiffAttention, problem: &Problem, options: PlanOptions) -> Result<Self> {
+    pub(crate) async fn new(
+        attention: &DiffAttention,
+        problem: &Problem,
+        options: PlanOptions,
+        standard: bool,
+    ) -> Result<Self> {
         problem.validate()?;
         Sizes::of(problem)?;
-        let chosen = attention.choices.forward.get(Asked::new(problem, options, false), || {
-            let (variant, reason) = choose(problem, options, attention.caps())?;
-            fits_device(&variant, attention.caps())?;
-            Ok(Chosen { variant, reason })
-        })?;
+        let asked = Asked::new(problem, options, standard);
+        let choose = || Chosen::new(problem, options, standard, attention.caps());
+        let chosen = attention.choices.forward.get(asked, choose)?;
         let key = (AnyVariant::Tensors(chosen.variant), options.runtime_checks);
         let pipeline = attention.pipelines.get(&attention.device, key).await?;
         Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), chosen, pipeline })
@@ -127,10 +130,11 @@ impl ForwardPlan {
         let operand = |binding, slice, extents, how, axes| {
             Ok::<_, Error>(Operand { binding, bound: Bound::new(slice, extents, how)?, axes })
         };
-        let (pair, single) = (Axes::Queries(2 * group), Axes::Queries(group));
+        let members = self.members();
+        let (pair, single) = (Axes::Queries(members * group), Axes::Queries(group));
         let outputs = [batch, q_len, heads, value_dim];
         let mut operands = vec![
-            operand(Binding::Q, buffers.q, [batch, q_len, 2 * heads, head_dim], read("q"), pair)?,
+            operand(Binding::Q, buffers.q, [batch, q_len, members * heads, head_dim], read("q"), pair)?,
             operand(Binding::K, buffers.k, [batch, kv_len, kv_heads, head_dim], read("k"), Axes::Keys)?,
             operand(Binding::V, buffers.v, [batch, kv_len, kv_heads, value_dim], read("v"), Axes::Keys)?,
             operand(Binding::Lam, buffers.lam, [batch, q_len, heads, 1], lam, single)?,
@@ -138,12 +142,17 @@ impl ForwardPlan {
         ];
         let options = &self.problem.options;
         if let Some(slice) = wanted("lse", options.lse, buffers.lse)? {
-            operands.push(operand(Binding::Lse, slice, [batch, q_len, 2 * heads, 1], lse, pair)?);
+            operands.push(operand(Binding::Lse, slice, [batch, q_len, members * heads, 1], lse, pair)?);
         }
         if let Some(slice) = wanted("a2", options.a2, buffers.a2)? {
             operands.push(operand(Binding::A2, slice, outputs, written("a2"), single)?);
         }
         Ok(operands)
+    }
+
+    /// Query heads of an output head.
+    fn members(&self) -> u32 {
+        if self.chosen.variant.standard { 1 } else { 2 }
     }
 
     fn tiling(&self, piece: &Piece) -> Tiling {
@@ -152,7 +161,7 @@ impl ForwardPlan {
         match self.chosen.variant.tile {
             Some(tile) => Tiling {
                 head_tiles: (group / tile.heads_per_tile()).into(),
-                q_tiles: queries.div_ceil(tile.positions().into()),
+                q_tiles: queries.div_ceil((tile.rows() / (self.members() * tile.heads_per_tile())).into()),
                 tiles_per_workgroup: 1,
             },
             // One output row for each invocation.
@@ -209,6 +218,21 @@ impl ForwardPlan {
             outputs.a2 = Some(values);
         }
         Ok(outputs)
+    }
+}
+
+impl Chosen {
+    fn new(problem: &Problem, options: PlanOptions, standard: bool, caps: &Caps) -> Result<Self> {
+        // Standard attention has tiled kernels only.
+        let tiled = Caps { matrix: caps.matrix.filter(|_| !standard), ..caps.clone() };
+        let (variant, reason) = choose(problem, options, &tiled)?;
+        if standard && (variant.tile.is_none() || problem.options.a2) {
+            let (what, hint) = ("standard attention on this path, or with a2", "choose a tiled path, and no a2");
+            return Err(Error::Unsupported { what: what.into(), hint: hint.into() });
+        }
+        let variant = Variant { standard, ..variant };
+        fits_device(&variant, caps)?;
+        Ok(Chosen { variant, reason })
     }
 }
 

@@ -8,3 +8,4 @@ pub(crate) mod forward;
 pub(crate) mod host;
 pub(crate) mod kv_append;
 pub(crate) mod launch;
+pub(crate) mod matmul;

@@ -25,7 +25,11 @@ impl Variant {
                         Err(_) => continue,
                     },
                 };
-                variants.push(Variant::forward(&problem, path, tile, caps));
+                let forward = Variant::forward(&problem, path, tile, caps);
+                variants.push(forward);
+                if matches!(path, Path::Portable | Path::Subgroup) && problem.shape.head_dim == 40 {
+                    variants.push(Variant { standard: true, a2: false, ..forward });
+                }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
                 if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {
                     variants.extend(backward_variants(&problem, path, caps));

@@ -3,7 +3,7 @@
 
 #[cfg(feature = "bench")]
 use diffattn::bench::Probe;
-use diffattn::shader::{CacheKernel, CacheVariant, Variant};
+use diffattn::shader::{CacheKernel, CacheVariant, LayerVariant, Variant};
 use diffattn::{Caps, Path};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
@@ -67,6 +67,15 @@ fn variants() -> Vec<Text> {
                 source: variant.source(),
                 bindings: variant.bindings().into_iter().map(|binding| binding as u32).collect(),
                 path,
+                granted,
+            });
+        }
+        for variant in LayerVariant::all(&caps) {
+            variants.entry(variant.label()).or_insert_with(|| Text {
+                label: variant.label(),
+                source: variant.source(),
+                bindings: (0..variant.bindings()).collect(),
+                path: Path::Portable,
                 granted,
             });
         }

@@ -9,7 +9,9 @@ mod decode;
 mod device;
 mod errors;
 mod golden;
+mod layer;
 mod limits;
+mod matmul;
 mod matrix;
 #[path = "../../benches/support/passes.rs"]
 mod passes;
@@ -74,6 +76,8 @@ fn cases() -> Vec<Case> {
     cases.extend(allocations::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
+    cases.extend(matmul::cases());
+    cases.extend(layer::cases());
     cases
 }
 
