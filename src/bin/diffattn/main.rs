@@ -5,6 +5,7 @@ mod attend;
 mod bench;
 mod bench_args;
 mod bench_table;
+mod case;
 mod check;
 mod compare;
 mod device;
@@ -21,6 +22,7 @@ mod parameters;
 mod params;
 mod records;
 mod report;
+mod steps;
 mod tables;
 mod tensors;
 
