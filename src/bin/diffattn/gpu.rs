@@ -20,7 +20,8 @@ pub struct Gpu {
 pub struct Kernel {
     /// In the order in which they ran.
     pub labels: Vec<String>,
-    pub path: String,
+    /// Where one was chosen for all.
+    pub path: Option<String>,
     /// Where it is not all in the label.
     pub tile: Option<String>,
     /// Planning and compiling.
@@ -44,7 +45,7 @@ impl Gpu {
         let plan = self.attention.plan_forward_blocking(problem, options)?;
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: format!("{} ({})", plan.path().name(), plan.reason()),
+            path: Some(format!("{} ({})", plan.path().name(), plan.reason())),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
             time: start.elapsed(),
         };
@@ -66,7 +67,7 @@ impl Gpu {
         let plan = self.attention.plan_backward_blocking(problem, options)?;
         let kernel = Kernel {
             labels: plan.labels(),
-            path: format!("{} ({})", plan.path().name(), plan.reason()),
+            path: Some(format!("{} ({})", plan.path().name(), plan.reason())),
             tile: None,
             time: start.elapsed(),
         };
