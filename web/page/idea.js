@@ -88,9 +88,9 @@ export function startIdea(page) {
     running = true;
     while (wanted) {
       wanted = false;
-      const from = idea;
+      const [from, engine] = [idea, page.engine];
       try {
-        const computed = await from.compute(page.engine, Float32Array.from(state.lam));
+        const computed = await from.compute(engine, Float32Array.from(state.lam));
         if (from === idea) {
           maps?.free();
           maps = computed;
@@ -98,7 +98,8 @@ export function startIdea(page) {
         }
       } catch (error) {
         failed(page, error);
-        break;
+        if (page.engine === engine) break;
+        wanted = true; // by the engine that took over
       }
     }
     running = false;

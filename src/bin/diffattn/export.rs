@@ -3,6 +3,7 @@
 mod manifest;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -83,7 +84,7 @@ pub fn run(args: &ExportArgs, out: &mut impl Write) -> Result<()> {
         Some(head_dim) => {
             let problem = args.problem.problem(head_dim);
             problem.validate()?;
-            of(&|caps| (Variant::of(&problem, caps), Vec::new()))?
+            of(&problem)?
         }
     };
     let manifest = Manifest::new(kernels.values().map(|(kernel, _)| kernel.clone()).collect())?;
@@ -137,29 +138,38 @@ impl ProblemArgs {
 /// Kernels and their text, by label.
 type Kernels = BTreeMap<String, (Kernel, String)>;
 
+/// One of every kind, for each kind of device.
 fn every_kind() -> Result<Kernels> {
-    of(&|caps| (Variant::all(caps), CacheVariant::all(caps)))
-}
-
-/// What `kernels` gives for each kind of device, once each.
-fn of(kernels: &dyn Fn(&Caps) -> (Vec<Variant>, Vec<CacheVariant>)) -> Result<Kernels> {
     let mut found = Kernels::new();
     for caps in devices() {
-        let (tensors, caches) = kernels(&caps);
-        for variant in tensors {
-            if !found.contains_key(&variant.label()) {
+        add(&mut found, &caps, Variant::all(&caps))?;
+        for variant in CacheVariant::all(&caps) {
+            if let Entry::Vacant(entry) = found.entry(variant.label()) {
                 let (header, text) = split(variant.source());
-                found.insert(variant.label(), (Kernel::tensors(&variant, &caps, header, &text)?, text));
-            }
-        }
-        for variant in caches {
-            if !found.contains_key(&variant.label()) {
-                let (header, text) = split(variant.source());
-                found.insert(variant.label(), (Kernel::cache(&variant, &caps, header, &text)?, text));
+                entry.insert((Kernel::cache(&variant, &caps, header, &text)?, text));
             }
         }
     }
     Ok(found)
+}
+
+/// Those of a problem, for each kind of device.
+fn of(problem: &Problem) -> Result<Kernels> {
+    let mut found = Kernels::new();
+    for caps in devices() {
+        add(&mut found, &caps, Variant::of(problem, &caps))?;
+    }
+    Ok(found)
+}
+
+fn add(found: &mut Kernels, caps: &Caps, variants: Vec<Variant>) -> Result<()> {
+    for variant in variants {
+        if let Entry::Vacant(entry) = found.entry(variant.label()) {
+            let (header, text) = split(variant.source());
+            entry.insert((Kernel::tensors(&variant, caps, header, &text)?, text));
+        }
+    }
+    Ok(())
 }
 
 /// WebGPU's floor; the same with subgroups and `unpack2x16float`; and with matrix units of either size.
