@@ -1,24 +1,19 @@
 //! Decode steps of every adapter beside the adapter's own reading speed, in one run.
 //!
 //! `cargo bench --bench decode [-- FILTER]`. The throughput column counts the bytes of K and V that a step reads (each
-//! once), for the steps and for `read_peak`, a kernel that only reads. Names: sequences, cached tokens, output heads over
-//! KV heads, cache type, path. Eight heads over eight KV heads are 16 query heads, two for each KV head: the step of an
-//! ordinary 16-head attention through the same kernels, which compute two rows there and four for 16 heads. Wall-clock
-//! time of one submission each. The long caches run on the path that the planner takes; with eight sequences they need
-//! 1.1 GB.
-
-mod support {
-    pub mod read;
-}
+//! once); the adapter's limits are printed first. Names: sequences, cached tokens, output heads over KV heads, cache
+//! type, path. Eight heads over eight KV heads are 16 query heads, two for each KV head: the step of an ordinary 16-head
+//! attention through the same kernels, which compute two rows there and four for 16 heads. Wall-clock time of one
+//! submission each. The long caches run on the path that the planner takes; with eight sequences they need 1.1 GB.
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use diffattn::bench::Limits;
 use diffattn::{
     AppendProblem, DType, DecodeBuffers, DecodeOptions, DecodePass, DecodeProblem, DiffAttention, KvCache, KvConfig,
     KvDType, Options, Path, wgpu,
 };
 use std::cell::LazyCell;
 use std::time::Duration;
-use support::read::Read;
 use wgpu::util::DeviceExt as _;
 
 /// Submits one pass and waits for it.
@@ -119,13 +114,11 @@ fn decode(c: &mut Criterion) {
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let attention = DiffAttention::new(&device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
+        println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let mut group = c.benchmark_group(info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase());
         group.sample_size(10).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
         let subgroups = attention.caps().subgroups.is_some();
         let paths = if subgroups { &[Path::Subgroup, Path::Portable][..] } else { &[Path::Portable] };
-        let read = Read::new(&attention);
-        group.throughput(Throughput::Bytes(Read::BYTES));
-        group.bench_function("read_peak", |b| b.iter(|| submit(&attention, |pass| read.encode(pass))));
         for dim in [64, 128] {
             for dtype in [KvDType::F16, KvDType::Int8] {
                 Case { batch: 1, len: 4096, dim, dtype }.bench(&mut group, &attention, paths);

@@ -5,9 +5,7 @@
 //! Queries, keys and values are random here; a model would compute them. Prints tokens per second, and what share of the
 //! bandwidth that the device reads with (measured in the same run) the cache is read with.
 
-#[path = "../benches/support/read.rs"]
-mod read;
-
+use diffattn::bench::Limits;
 use diffattn::{
     AppendProblem, DType, DecodeBuffers, DecodeOptions, DecodeProblem, DiffAttention, ForwardBuffers, KvConfig,
     Options, PlanOptions, Problem, Shape, wgpu,
@@ -95,15 +93,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("decode: {} in {} splits", plan.label(), plan.splits());
     println!("{new_tokens} tokens in {time:.1?}, {:.0} tokens/s", f64::from(new_tokens) / time.as_secs_f64());
 
-    let read = read::Read::new(&attention);
-    let record = |encoder: &mut wgpu::CommandEncoder| {
-        read.encode(&mut encoder.begin_compute_pass(&Default::default()));
-        Ok(())
-    };
-    timed(&attention, record)?; // the first run pays for the upload
-    let peak = read::Read::BYTES as f64 / timed(&attention, record)?.as_secs_f64();
-    let rate = bytes as f64 / time.as_secs_f64();
-    println!("cache read at {:.1} GB/s, {:.0} % of {:.1} GB/s", rate / 1e9, 100.0 * rate / peak, peak / 1e9);
+    let limits = pollster::block_on(Limits::measure(&attention))?;
+    let (rate, peak) = (bytes as f64 / time.as_secs_f64() / 1e9, limits.read_gb_s.unwrap_or(f64::NAN));
+    println!("cache read at {rate:.1} GB/s, {:.0} % of {peak:.1} GB/s", 100.0 * rate / peak);
     Ok(())
 }
 

@@ -107,6 +107,7 @@ pub(crate) struct MatmulParams {
     pub grid_width: u32,
     pub add: u32,
     pub head_quads: u32,
+    pub head_stride: u32,
 }
 
 /// `Params` of layer/params.wgsl.
@@ -208,7 +209,8 @@ mod tests {
             tiles,
             grid_width,
             add,
-            head_quads
+            head_quads,
+            head_stride
         );
         compare!(LAYER, LayerParams, "Params", work, grid_width, rows, quads, head_quads, factor, epsilon, lambda_init);
     }

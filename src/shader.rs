@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use crate::caps::Caps;
 use crate::problem::{DType, Mask, Problem, Shape};
 use crate::tile::{AnyTile, BackwardTile, NAIVE_THREADS, Path, Sweep};
-use files::file;
+pub(crate) use files::file;
 
 /// One compiled kernel: everything that its text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

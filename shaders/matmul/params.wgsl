@@ -17,4 +17,5 @@ struct Params {
     grid_width: u32,    // workgroups along x; the grid is folded where one dimension is too short
     add: u32,           // 1 where the product is added to what is there
     head_quads: u32,    // quads of one head, for the rotary embedding
+    head_stride: u32,   // quads from one head to the next
 }

@@ -5,6 +5,8 @@
 @group(0) @binding(5) var<storage, read> angles: array<vec4<f32>>;  // [position][quad]: cos, sin of its two pairs
 
 fn write_quad(row: u32, quad: u32, x: vec4<f32>) {
-    let angle = angles[positions[row] * params.head_quads + quad % params.head_quads];
-    store_c(params.c_base + row * params.c_stride + quad, turned(x, angle));
+    let in_head = quad % params.head_quads;
+    let angle = angles[positions[row] * params.head_quads + in_head];
+    let head = params.c_base + row * params.c_stride + quad / params.head_quads * params.head_stride;
+    store_c(head + in_head, turned(x, angle));
 }

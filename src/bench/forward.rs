@@ -2,12 +2,13 @@
 
 use web_time::Instant;
 
+use super::glue::Glue;
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Tensor};
+use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor, with_memory};
 use super::suite::{Case, Form};
 use super::tensors::Tensors;
 use crate::attention::{DiffAttention, PlanOptions};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::Sizes;
 use crate::ops::forward::ForwardBuffers;
 use crate::ops::host;
@@ -18,50 +19,67 @@ pub(super) async fn prepare<'a>(
     stopwatch: &'a Stopwatch,
     case: &Case,
     tensors: &Tensors,
-    options: PlanOptions,
+    pinned: Pinned,
 ) -> Result<OnDevice<'a>> {
-    if case.form != Form::Fused {
-        let what = format!("the {} form of forward", case.form.name());
-        return Err(Error::Unsupported { what, hint: "choose the fused form".into() });
-    }
-    let problem = case.problem();
-    let sizes = Sizes::of(&problem)?;
-    let dtype = problem.dtype;
-    let scope = attention.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let created = (|| {
-        Ok::<_, Error>((
-            host::upload(attention, "q", dtype.encode(&tensors.q))?,
+    // What the attention kernel is asked for; only un-fused does something come after it.
+    let (problem, standard) = case.kernel_problem();
+    let (sizes, dtype) = (Sizes::of(&case.problem())?, problem.dtype);
+    let (q, k, v, lam, members, out) = with_memory(attention, || {
+        let own_q =
+            if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
+        let unfused = case.form == Form::Unfused;
+        // Standard attention binds a λ for each of its heads, and does not look at it.
+        let lam = [&tensors.lam[..], if unfused { &tensors.lam } else { &[] }].concat();
+        Ok((
+            host::upload(attention, "q", dtype.encode(own_q.as_ref().unwrap_or(&tensors.q)))?,
             host::upload(attention, "k", dtype.encode(&tensors.k))?,
             host::upload(attention, "v", dtype.encode(&tensors.v))?,
-            host::upload(attention, "lam", DType::F32.encode(&tensors.lam))?,
+            host::upload(attention, "lam", DType::F32.encode(&lam))?,
+            unfused.then(|| Tensor::poisoned(attention, "members", dtype, 2 * sizes.out)).transpose()?,
             Tensor::poisoned(attention, "out", dtype, sizes.out)?,
         ))
-    })();
-    if scope.pop().await.is_some() {
-        return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
-    }
-    let (q, k, v, lam, out) = created?;
+    })
+    .await?;
 
     let start = Instant::now();
-    let plan = attention.plan_forward(&problem, options).await?;
-    let buffers = ForwardBuffers {
+    let plan = match standard {
+        true => attention.plan_standard_forward(&problem, pinned.plan).await?,
+        false => attention.plan_forward(&problem, pinned.plan).await?,
+    };
+    let pass = plan.bind(&ForwardBuffers {
         q: (&q).into(),
         k: (&k).into(),
         v: (&v).into(),
         lam: (&lam).into(),
-        out: (&out.buffer).into(),
+        out: (&members.as_ref().unwrap_or(&out).buffer).into(),
         lse: None,
         a2: None,
+    })?;
+    let glue = match &members {
+        None => None,
+        Some(members) => {
+            let glue = Glue { backward: false, dtype, rows: sizes.lam as u32, value_dim: problem.shape.value_dim };
+            Some((glue.label(), glue.bind(attention, &[&members.buffer, &lam, &out.buffer]).await?))
+        }
     };
-    let pass = plan.bind(&buffers)?;
-    let kernel = Kernel {
+    let mut kernel = Kernel {
         label: plan.label(),
         path: plan.path().name(),
-        pinned: PlanOptions { path: Some(plan.path()), tile: plan.tile(), ..options },
+        pinned: Pinned { plan: PlanOptions { path: Some(plan.path()), tile: plan.tile(), ..pinned.plan }, ..pinned },
         cold_ns: start.elapsed().as_nanos() as f64,
         dispatches: pass.dispatches(),
         scratch_bytes: pass.scratch_bytes(),
     };
-    let record = Box::new(move |recorder: &mut wgpu::ComputePass<'_>| pass.encode(recorder));
+    if let (Some((label, _)), Some(members)) = (&glue, &members) {
+        kernel.label += &format!(" + {label}");
+        kernel.dispatches += 1;
+        kernel.scratch_bytes += members.buffer.size();
+    }
+    let record = Box::new(move |recorder: &mut wgpu::ComputePass<'_>| {
+        pass.encode(recorder);
+        if let Some((_, glue)) = &glue {
+            glue.encode(recorder);
+        }
+    });
     Ok(OnDevice { attention, stopwatch, kernel, record, outputs: Outputs::Out(out) })
 }

@@ -4,6 +4,7 @@ use super::record::Limits;
 use super::shaders::Probe;
 use super::stopwatch::Stopwatch;
 use crate::attention::DiffAttention;
+use crate::caps::Caps;
 use crate::error::Result;
 use crate::ops::bind;
 
@@ -13,20 +14,29 @@ const LAPS: usize = 7;
 /// A rate of the device that fell by more than this share in the course of a run says that its clock went down.
 const DROP: f64 = 0.05;
 
-/// Bytes that are read: more than the last cache of most devices holds.
-const READ_BYTES: u64 = 512 << 20;
-
-/// The same where they come out of main memory.
-const SHARED_READ_BYTES: u64 = 128 << 20;
+/// Bytes that the last cache of most devices does not hold: of a GPU's own, or of the host's.
+pub(super) fn beyond_caches(caps: &Caps) -> u64 {
+    if caps.kind == wgpu::DeviceType::DiscreteGpu { 512 << 20 } else { 128 << 20 }
+}
 
 /// Dispatches in one pass, to find what one costs.
 const DISPATCHES: u32 = 1000;
 
-/// Measures every limit that the device has. The first pass also tells whether its timestamps are to be believed.
+impl Limits {
+    /// Measures every limit that the device has.
+    ///
+    /// # Errors
+    /// [`Shader`](crate::Error::Shader), [`DeviceLost`](crate::Error::DeviceLost), [`Readback`](crate::Error::Readback).
+    pub async fn measure(attention: &DiffAttention) -> Result<Limits> {
+        measure(attention, &mut Stopwatch::new(attention)).await
+    }
+}
+
+/// [`Limits::measure`]. The first pass also tells whether the device's timestamps are to be believed.
 ///
 /// # Errors
 /// [`Shader`](crate::Error::Shader), [`DeviceLost`](crate::Error::DeviceLost), [`Readback`](crate::Error::Readback).
-pub(super) async fn measure(attention: &DiffAttention, stopwatch: &mut Stopwatch, shared: bool) -> Result<Limits> {
+pub(super) async fn measure(attention: &DiffAttention, stopwatch: &mut Stopwatch) -> Result<Limits> {
     let f16 = attention.device().features().contains(wgpu::Features::SHADER_F16);
     let fma_f32_tflops = Some(arithmetic(attention, stopwatch, Probe::FmaF32).await?);
     let fma_f16_tflops = match f16 {
@@ -37,7 +47,7 @@ pub(super) async fn measure(attention: &DiffAttention, stopwatch: &mut Stopwatch
         Some(probe) => Some(arithmetic(attention, stopwatch, probe).await?),
         None => None,
     };
-    let [read_gb_s, copy_gb_s] = memory(attention, stopwatch, shared).await?;
+    let [read_gb_s, copy_gb_s] = memory(attention, stopwatch).await?;
     let empty = Probe::Empty.compile(attention.device()).await?;
     let dispatches = best(stopwatch, 1, |pass| {
         pass.set_pipeline(&empty);
@@ -101,11 +111,10 @@ async fn arithmetic(attention: &DiffAttention, stopwatch: &mut Stopwatch, probe:
 }
 
 /// GB/s of reading and of copying; `None` where there is no room for the buffers.
-async fn memory(attention: &DiffAttention, stopwatch: &Stopwatch, shared: bool) -> Result<[Option<f64>; 2]> {
+async fn memory(attention: &DiffAttention, stopwatch: &Stopwatch) -> Result<[Option<f64>; 2]> {
     let (device, queue) = (attention.device(), attention.queue());
-    let wanted = if shared { SHARED_READ_BYTES } else { READ_BYTES };
     let largest = attention.caps().storage_binding.min(device.limits().max_buffer_size);
-    let bytes = wanted.min(largest) / PART as u64 * PART as u64;
+    let bytes = beyond_caches(attention.caps()).min(largest) / PART as u64 * PART as u64;
     if bytes == 0 {
         return Ok([None, None]);
     }

@@ -5,7 +5,10 @@
 //! times it, and gives a [`Record`]: a [`Header`] that says on what, and a [`Row`] for each case. Rows can be put
 //! beside those of another device while [`Header::suite`] and [`Header::suite_version`] are the same.
 
+mod backward;
+mod decode;
 mod forward;
+mod glue;
 mod header;
 mod limits;
 mod record;
@@ -17,8 +20,10 @@ mod stopwatch;
 mod subject;
 mod suite;
 mod tensors;
+mod validate;
 mod verify;
 
+pub use glue::Glue;
 pub use record::{Header, Limits, Record, Row, SCHEMA, Skipped, Timer};
 pub use roofline::{Bound, Cost};
 pub use run::{Observer, Settings, Stage, run};

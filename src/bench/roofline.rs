@@ -39,7 +39,8 @@ impl Case {
         let forward = problem.flops();
         match (self.op, self.form) {
             (Op::Forward | Op::Decode, Form::Fused | Form::Unfused) => forward,
-            (Op::Forward | Op::Decode, Form::Baseline) => forward / 2.0,
+            (Op::Decode, Form::Baseline) => forward,
+            (Op::Forward, Form::Baseline) => forward / 2.0,
             (Op::Backward, Form::Fused) => forward * 8.0 / 4.0,
             (Op::Backward, Form::Unfused) => forward * 5.0 / 2.0,
             (Op::Backward, Form::Baseline) => forward * 5.0 / 4.0,
@@ -51,8 +52,12 @@ impl Case {
         let stored = self.dtype.size() as f64;
         let [q, k, v, lam, out, lse] =
             [sizes.q, sizes.k, sizes.v, sizes.lam, sizes.out, sizes.lse].map(|elements| elements as f64);
-        // Standard attention has half the queries, and no λ.
-        let (q, lam, lse) = if self.form == Form::Baseline { (q / 2.0, 0.0, lse / 2.0) } else { (q, lam, lse) };
+        // Standard attention has half the queries, and no λ; of a decode step the problem has half the heads already.
+        let (q, lam, out, lse) = match (self.form, self.op) {
+            (Form::Baseline, Op::Decode) => (q, 0.0, 2.0 * out, lse),
+            (Form::Baseline, _) => (q / 2.0, 0.0, out, lse / 2.0),
+            _ => (q, lam, out, lse),
+        };
         let cached = if self.int8 {
             let rows = (k + v) / f64::from(problem.shape.head_dim + problem.shape.value_dim);
             k + v + 8.0 * rows
@@ -117,6 +122,9 @@ mod tests {
         assert_eq!(backward.cost().flop, 2.0 * flop);
         assert_eq!(Case { form: Form::Unfused, ..backward }.cost().flop, 2.5 * flop);
         let decode = case(Op::Decode, 1, 1000);
+        let ordinary = Case { form: Form::Baseline, ..decode }.cost();
+        assert_eq!(ordinary.flop, decode.cost().flop / 2.0);
+        assert_eq!(decode.cost().bytes - ordinary.bytes, 2.0 * (2.0 * 16.0 * 64.0 + 4.0 * 16.0));
         let saved = decode.cost().bytes - Case { int8: true, ..decode }.cost().bytes;
         assert_eq!(saved, 2.0 * 1000.0 * 8.0 * (128.0 - 8.0));
     }

@@ -5,7 +5,7 @@ use super::record::{Header, Limits, Record, Row, Skipped};
 use super::roofline::Bound;
 use super::stats::{median, percentile};
 use super::stopwatch::{Lap, Stopwatch};
-use super::subject::{Any, Kernel, Subject};
+use super::subject::{Any, Kernel, Results, Subject};
 use super::suite::{Case, Runner, Suite};
 use super::tensors::Tensors;
 use super::verify::{self, Check};
@@ -103,10 +103,9 @@ pub async fn run(
 ) -> Result<Record> {
     let mut stopwatch = Stopwatch::new(attention);
     let info = adapter.get_info();
-    let shared = info.device_type != wgpu::DeviceType::DiscreteGpu;
     let mut header = Header::new(&info, attention, suite, settings);
     observer.stage(Stage::Limits);
-    header.limits_before = limits::measure(attention, &mut stopwatch, shared).await?;
+    header.limits_before = limits::measure(attention, &mut stopwatch).await?;
     observer.limits(&header.limits_before);
 
     let mut rows = Vec::new();
@@ -125,8 +124,12 @@ pub async fn run(
                     Ok(row) => Ok(row),
                     Err(Missed::Slow(reason)) => Err(reason),
                     Err(Missed::Stopped) => Err(end.insert(STOPPED.into()).clone()),
-                    Err(Missed::Failed(error @ Error::DeviceLost { .. })) => Err(end.insert(error.to_string()).clone()),
-                    Err(Missed::Failed(error)) => Err(error.to_string()),
+                    Err(Missed::Failed(error)) if error.is_unsupported() => Err(error.to_string()),
+                    Err(Missed::Failed(error @ Error::OutOfMemory { .. })) => Err(error.to_string()),
+                    Err(Missed::Failed(error @ Error::DeviceLost { .. })) => {
+                        Err(end.insert(format!("{FAILED}{error}")).clone())
+                    }
+                    Err(Missed::Failed(error)) => Err(format!("{FAILED}{error}")),
                 }
             }
         };
@@ -144,7 +147,7 @@ pub async fn run(
     }
     if end.is_none() {
         observer.stage(Stage::Limits);
-        let after = limits::measure(attention, &mut stopwatch, shared).await?;
+        let after = limits::measure(attention, &mut stopwatch).await?;
         header.throttled = header.limits_before.throttled(&after);
         header.limits_after = Some(after);
     }
@@ -153,6 +156,17 @@ pub async fn run(
 
 /// Reason of the cases that were not measured because the observer ended the run.
 const STOPPED: &str = "the run was stopped";
+
+/// How the reasons begin that should not be.
+const FAILED: &str = "failed: ";
+
+impl Skipped {
+    /// Whether the case should have run: its kernel was refused, or the device was lost. Otherwise the device cannot run
+    /// it, or not in time.
+    pub fn is_failure(&self) -> bool {
+        self.reason.starts_with(FAILED)
+    }
+}
 
 /// Why a case has no times.
 enum Missed {
@@ -191,7 +205,7 @@ impl Bench<'_> {
             None
         } else {
             small_tensors = Tensors::random(&small, &small.problem(), seed + 1)?;
-            let pinned = Some(subject.kernel());
+            let pinned = Some(subject.kernel().pinned);
             let control = Any::prepare(self.attention, self.stopwatch, &small, &small_tensors, pinned).await?;
             if control.kernel().label != subject.kernel().label {
                 let what = format!("a smaller problem on {}", subject.kernel().label);
@@ -274,7 +288,9 @@ impl Timing {
         control: Option<Control<'_, S>>,
         observer: &mut impl Observer,
     ) -> Result<(Judged, Option<Times>), Missed> {
-        let judged = judge(case, tensors, subject, control).await?;
+        let (first, results) = subject.results().await?;
+        self.fits(first.ns())?;
+        let judged = judge(case, tensors, first, &results, control).await?;
         let times = match judged.check.passed {
             true => Some(self.time(subject, judged.first, observer).await?),
             false => None,
@@ -295,7 +311,6 @@ impl Timing {
 
     /// Warms up and takes the samples.
     async fn time(&self, subject: &impl Subject, first: Lap, observer: &mut impl Observer) -> Result<Times, Missed> {
-        self.fits(first.ns())?;
         // Clocks rise while there is work: at least three runs and a fifth of a second of it, or two slow runs.
         let (mut warmup, mut spent) = (1, first.ns());
         let mut last = first;
@@ -342,20 +357,20 @@ struct Times {
     wall_ns: Vec<f64>,
 }
 
-/// Holds the subject's results against the reference: whole, or where that would take too long, rows of them, and all
+/// Holds results against the reference: whole, or where that would take too long, rows of them, and all
 /// of the control's.
 async fn judge<S: Subject>(
     case: &Case,
     tensors: &Tensors,
-    subject: &S,
+    first: Lap,
+    results: &Results,
     control: Option<Control<'_, S>>,
 ) -> Result<Judged> {
-    let (first, results) = subject.results().await?;
     let Some(Control { case: small, tensors: small_tensors, subject: control }) = control else {
-        let check = verify::whole(&case.problem(), tensors, &results)?;
+        let check = verify::whole(&case.problem(), tensors, results)?;
         return Ok(Judged { check, verified: "whole", first });
     };
-    let check = verify::sample(&case.problem(), tensors, &results)?;
+    let check = verify::sample(&case.problem(), tensors, results)?;
     let (_, results) = control.results().await?;
     let check = check.and(verify::whole(&small.problem(), small_tensors, &results)?);
     Ok(Judged { check, verified: "sample", first })
@@ -365,7 +380,7 @@ async fn judge<S: Subject>(
 mod tests {
     use std::cell::Cell;
 
-    use super::super::subject::{OnCpu, Results};
+    use super::super::subject::OnCpu;
     use super::super::suite::Op;
     use super::*;
     use crate::problem::Shape;
@@ -411,8 +426,11 @@ mod tests {
         let tensors = Tensors::random(case, &case.problem(), 1).unwrap();
         let small = case.smaller();
         let small_tensors = Tensors::random(&small, &small.problem(), 2).unwrap();
-        let broken =
-            |case, tensors, change| Broken { engine: OnCpu::new(case, tensors), change, samples: Cell::new(0) };
+        let broken = |case, tensors, change| Broken {
+            engine: OnCpu::new(case, tensors).unwrap(),
+            change,
+            samples: Cell::new(0),
+        };
         let subject = broken(case, &tensors, change);
         let control = control.map(|change| {
             let subject = broken(&small, &small_tensors, change);

@@ -76,10 +76,10 @@ impl Stopwatch {
         }
     }
 
-    /// Whether the device's timestamps were believed until this long pass, which they disagree about with the host's
-    /// clock. They are left out from now on.
+    /// Whether the device's timestamps are nonsense: far from what the host's clock says of this long pass. They are left
+    /// out from now on.
     pub(super) fn distrust(&mut self, lap: Lap) -> bool {
-        let wrong = lap.gpu_ns.is_some_and(|gpu| !(0.5 * lap.wall_ns..=1.05 * lap.wall_ns).contains(&gpu));
+        let wrong = lap.gpu_ns.is_some_and(|gpu| !(0.1 * lap.wall_ns..=1.2 * lap.wall_ns).contains(&gpu));
         if wrong {
             self.stamps = None;
         }

@@ -1,15 +1,18 @@
-//! What can be judged and timed: a kernel on the device, or the CPU engine.
+//! What can be judged and timed: kernels on the device, or the CPU engine.
+
+use std::borrow::Cow;
 
 use web_time::Instant;
 
-use super::forward;
 use super::stopwatch::{Lap, Stopwatch};
 use super::suite::{Case, Op, Runner};
 use super::tensors::Tensors;
+use super::{backward, decode, forward};
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::host::{HostGradients, HostOutputs};
+use crate::ops::decode::DecodeOptions;
 use crate::ops::host;
 use crate::problem::{DType, Problem};
 use crate::readback::read_buffer;
@@ -22,7 +25,7 @@ pub(super) trait Subject {
     /// How long a sample must last to be timed well, in nanoseconds.
     fn least_ns(&self) -> f64;
 
-    /// Computes it once, into outputs that were filled with NaN before.
+    /// Computes it once, into outputs that were filled with NaN before. Called before [`Subject::sample`].
     async fn results(&self) -> Result<(Lap, Results)>;
 
     /// Computes it so many times on end.
@@ -35,12 +38,19 @@ pub(super) struct Kernel {
     pub label: String,
     pub path: &'static str,
     /// How the planner is told to choose the same again.
-    pub pinned: PlanOptions,
+    pub pinned: Pinned,
     /// Planning, compiling and binding.
     pub cold_ns: f64,
     /// Dispatches of one run.
     pub dispatches: usize,
     pub scratch_bytes: u64,
+}
+
+/// A planner's choice.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pinned {
+    pub plan: PlanOptions,
+    pub decode: DecodeOptions,
 }
 
 impl Kernel {
@@ -59,7 +69,7 @@ pub(super) enum Results {
     Gradients(HostGradients),
 }
 
-/// A kernel bound to its buffers.
+/// Kernels bound to their buffers.
 pub(super) struct OnDevice<'a> {
     pub attention: &'a DiffAttention,
     pub stopwatch: &'a Stopwatch,
@@ -69,9 +79,22 @@ pub(super) struct OnDevice<'a> {
     pub outputs: Outputs,
 }
 
-/// Where a kernel on the device leaves its results.
+/// Where kernels on the device leave their results.
 pub(super) enum Outputs {
     Out(Tensor),
+    Gradients {
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        dlam: Tensor,
+    },
+    /// Those of standard attention: `dq` lacks the second members.
+    StandardGradients {
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        head_dim: u32,
+    },
 }
 
 /// A tensor on the device.
@@ -83,6 +106,9 @@ pub(super) struct Tensor {
 
 impl Tensor {
     /// Room for results, full of NaN, which every storage type writes as ones.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] above the device's largest buffer.
     pub(super) fn poisoned(attention: &DiffAttention, name: &'static str, dtype: DType, elements: u64) -> Result<Self> {
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = host::create(attention, name, elements * dtype.size(), usage)?;
@@ -98,11 +124,25 @@ impl Tensor {
     }
 }
 
+/// Creates buffers, and tells when the device has no room for them.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], and those of `create`.
+pub(super) async fn with_memory<T>(attention: &DiffAttention, create: impl FnOnce() -> Result<T>) -> Result<T> {
+    let scope = attention.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let created = create();
+    let out_of_memory = scope.pop();
+    match out_of_memory.await {
+        None => created,
+        Some(_) => Err(Error::OutOfMemory { during: "creating the tensors".into() }),
+    }
+}
+
 /// The CPU engine.
 pub(super) struct OnCpu<'a> {
     problem: Problem,
     op: Op,
-    tensors: &'a Tensors,
+    tensors: Cow<'a, Tensors>,
     kernel: Kernel,
 }
 
@@ -113,27 +153,31 @@ pub(super) enum Any<'a> {
 }
 
 impl<'a> Any<'a> {
-    /// Plans, compiles and binds; `pinned` is the kernel of another case that is to be taken again.
+    /// Plans, compiles and binds; `pinned` is the choice for another case that is to be made again.
+    ///
+    /// # Errors
+    /// Those of planning and binding, and [`Error::OutOfMemory`].
     pub(super) async fn prepare(
         attention: &'a DiffAttention,
         stopwatch: &'a Stopwatch,
         case: &Case,
         tensors: &'a Tensors,
-        pinned: Option<&Kernel>,
+        pinned: Option<Pinned>,
     ) -> Result<Self> {
-        match case.runner {
-            Runner::Cpu => Ok(Any::Cpu(OnCpu::new(case, tensors))),
-            Runner::Auto | Runner::On(_) => {
-                let mut options = PlanOptions { path: case.runner.path(), tile: case.tile, ..PlanOptions::default() };
-                options = pinned.map_or(options, |kernel| kernel.pinned);
-                match case.op {
-                    Op::Forward => {
-                        Ok(Any::Device(forward::prepare(attention, stopwatch, case, tensors, options).await?))
-                    }
-                    Op::Decode | Op::Backward => Err(Error::Unsupported { what: "that".into(), hint: "wait".into() }),
-                }
-            }
+        if case.runner == Runner::Cpu {
+            return Ok(Any::Cpu(OnCpu::new(case, tensors)?));
         }
+        let pinned = pinned.unwrap_or_else(|| {
+            let path = case.runner.path();
+            let plan = PlanOptions { path, tile: case.tile, ..PlanOptions::default() };
+            Pinned { plan, decode: DecodeOptions { path, ..DecodeOptions::default() } }
+        });
+        let subject = match case.op {
+            Op::Forward => forward::prepare(attention, stopwatch, case, tensors, pinned).await?,
+            Op::Decode => decode::prepare(attention, stopwatch, case, tensors, pinned).await?,
+            Op::Backward => backward::prepare(attention, stopwatch, case, tensors, pinned).await?,
+        };
+        Ok(Any::Device(subject))
     }
 }
 
@@ -178,13 +222,7 @@ impl Subject for OnDevice<'_> {
 
     async fn results(&self) -> Result<(Lap, Results)> {
         let lap = self.sample(1).await?;
-        let results = match &self.outputs {
-            Outputs::Out(out) => {
-                let out = out.read(self.attention).await?;
-                Results::Outputs(HostOutputs { out, ..HostOutputs::default() })
-            }
-        };
-        Ok((lap, results))
+        Ok((lap, self.outputs.read(self.attention).await?))
     }
 
     async fn sample(&self, runs: u32) -> Result<Lap> {
@@ -192,12 +230,47 @@ impl Subject for OnDevice<'_> {
     }
 }
 
+impl Outputs {
+    async fn read(&self, attention: &DiffAttention) -> Result<Results> {
+        let read = async |tensor: &Tensor| tensor.read(attention).await;
+        Ok(match self {
+            Outputs::Out(out) => Results::Outputs(HostOutputs { out: read(out).await?, ..HostOutputs::default() }),
+            Outputs::Gradients { dq, dk, dv, dlam } => Results::Gradients(HostGradients {
+                dq: read(dq).await?,
+                dk: read(dk).await?,
+                dv: read(dv).await?,
+                dlam: read(dlam).await?,
+            }),
+            Outputs::StandardGradients { dq, dk, dv, head_dim } => {
+                let first = read(dq).await?;
+                let dim = *head_dim as usize;
+                // The second members have no part in the result: the gradients by them and by the gate are zero.
+                let zeros = vec![0.0; dim];
+                let dq = first.chunks_exact(dim).flat_map(|row| [row, &zeros]).flatten().copied().collect();
+                let dlam = vec![0.0; first.len() / dim];
+                Results::Gradients(HostGradients { dq, dk: read(dk).await?, dv: read(dv).await?, dlam })
+            }
+        })
+    }
+}
+
+/// Elements of K that the CPU engine is given at most.
+const MOST_CPU_ELEMENTS: u64 = 1 << 28;
+
 impl<'a> OnCpu<'a> {
-    pub(super) fn new(case: &Case, tensors: &'a Tensors) -> Self {
+    /// # Errors
+    /// [`Error::Limit`] where K would take gigabytes, [`Error::Unsupported`] for a form that the engine does not have.
+    pub(super) fn new(case: &Case, tensors: &'a Tensors) -> Result<Self> {
+        let problem = case.problem();
+        let needed = crate::host::Sizes::of(&problem)?.k;
+        if needed > MOST_CPU_ELEMENTS {
+            let what = "k of the CPU engine in a benchmark".into();
+            return Err(Error::Limit { name: "elements", what, needed, available: MOST_CPU_ELEMENTS });
+        }
         let mask = if case.causal { "causal" } else { "full" };
         let label = format!("cpu.{}.{}.{mask}.d{}", case.op.name(), case.dtype.name(), case.shape.head_dim);
         let kernel = Kernel { label, path: "cpu", ..Kernel::default() };
-        OnCpu { problem: case.problem(), op: case.op, tensors, kernel }
+        Ok(OnCpu { op: case.op, tensors: tensors.complete(&problem), problem, kernel })
     }
 
     fn compute(&self) -> Result<Results> {

@@ -126,10 +126,26 @@ impl Case {
     }
 
     /// The DIFF V2 problem that the case is made from. The backward reads lse and a₂ of its forward.
+    ///
+    /// The kernels of a decode step have no standard form: `heads` query heads of ordinary attention are half as many
+    /// pairs, which read K and V alike and differ in what is written.
     pub fn problem(&self) -> Problem {
         let backward = self.op == Op::Backward;
         let options = Options { causal: self.causal, lse: backward, a2: backward, ..Options::default() };
-        Problem::new(self.shape, self.dtype, options)
+        let mut shape = self.shape;
+        if (self.op, self.form) == (Op::Decode, Form::Baseline) {
+            shape.heads /= 2;
+        }
+        Problem::new(shape, self.dtype, options)
+    }
+
+    /// What the attention kernels are asked for, and whether it is standard attention.
+    pub(super) fn kernel_problem(&self) -> (Problem, bool) {
+        let mut problem = self.problem();
+        problem.shape.heads *= if self.form == Form::Unfused { 2 } else { 1 };
+        let standard = self.form != Form::Fused;
+        problem.options.a2 &= !standard;
+        (problem, standard)
     }
 
     /// Name of the storage type in records and flags: `int8` is that of the cache.
@@ -143,7 +159,7 @@ impl Case {
         let mut flags = format!("--op {} --form {} --path {}", op.name(), form.name(), runner.name());
         flags += &format!(" --dtype {} --shape {}", self.dtype_name(), ShapeText(*shape));
         flags += if self.causal { "" } else { " --full" };
-        flags
+        flags + &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"))
     }
 }
 
@@ -234,25 +250,39 @@ impl Suite {
         Suite { name: "custom", version: VERSION, cases, seconds: 60.0 }
     }
 
-    /// For any device, software drivers included: a few shapes that those can finish, and larger ones that they skip.
+    /// For any device: shapes that a software driver can finish, and larger ones that it skips.
     pub fn quick() -> Self {
         let mut cases = Vec::new();
-        for (len, heads, dim) in [(256, 4, 64), (1024, 16, 64), (1024, 16, 128), (4096, 16, 128)] {
-            let shape = square(len, heads, dim);
-            cases.extend(comparison(Case::new(Op::Forward, shape), len <= 1024));
-        }
+        cases.extend(all_forms(Case::new(Op::Forward, square(256, 4, 64)), true));
+        cases.extend(all_forms(Case::new(Op::Forward, square(1024, 16, 64)), true));
+        cases.extend(all_forms(Case::new(Op::Forward, square(4096, 16, 128)), false));
+        cases.extend(steps(Case::new(Op::Decode, cached(1, 4096, 64)), true));
+        cases.extend(steps(Case::new(Op::Decode, cached(4, 16384, 128)), false));
+        cases.extend(all_forms(Case::new(Op::Backward, square(256, 4, 64)), true));
+        cases.extend(all_forms(Case::new(Op::Backward, square(2048, 16, 128)), false));
         Suite { name: "quick", version: VERSION, cases, seconds: 4.0 }
     }
 
-    /// Prefill of 512 to 16384 tokens, causal and full, at three head sizes.
+    /// Prefill of 512 to 16384 tokens, causal and full, at three head sizes; decode steps of 1, 8 and 32 sequences of up
+    /// to 131072 tokens; gradients of 1024 to 16384 tokens.
     pub fn standard() -> Self {
         let mut cases = Vec::new();
         for dim in [64, 128, 256] {
             for causal in [true, false] {
                 for len in [512, 1024, 2048, 4096, 8192, 16384] {
                     let case = Case { causal, ..Case::new(Op::Forward, square(len, 16, dim)) };
-                    cases.extend(comparison(case, len <= 2048));
+                    cases.extend(all_forms(case, len <= 2048 && dim == 128));
                 }
+            }
+        }
+        for batch in [1, 8, 32] {
+            for len in [4096, 32768, 131072] {
+                cases.extend(steps(Case::new(Op::Decode, cached(batch, len, 128)), batch == 1 && len == 4096));
+            }
+        }
+        for dim in [64, 128] {
+            for len in [1024, 2048, 4096, 8192, 16384] {
+                cases.extend(all_forms(Case::new(Op::Backward, square(len, 16, dim)), len <= 1024));
             }
         }
         Suite { name: "standard", version: VERSION, cases, seconds: 20.0 }
@@ -261,8 +291,9 @@ impl Suite {
     /// The standard suite on every path, in every storage type.
     pub fn full() -> Self {
         let mut suite = Suite { name: "full", seconds: 60.0, ..Suite::standard() };
-        let fused: Vec<_> = suite.cases.iter().filter(|case| case.form == Form::Fused).copied().collect();
-        for case in fused.into_iter().filter(|case| case.runner == Runner::Auto) {
+        let chosen = |case: &&Case| case.form == Form::Fused && case.runner == Runner::Auto && !case.int8;
+        let fused: Vec<_> = suite.cases.iter().filter(chosen).copied().collect();
+        for case in fused {
             for path in [Path::Portable, Path::Subgroup, Path::Matrix] {
                 suite.cases.push(Case { runner: Runner::On(path), ..case });
             }
@@ -280,12 +311,28 @@ fn square(len: u32, heads: u32, dim: u32) -> Shape {
     Shape { batch: 1, q_len: len, kv_len: len, heads, kv_heads, head_dim: dim, value_dim: dim }
 }
 
-/// A fused case, and what it is compared with; `small` enough for the plain kernel and the CPU engine.
-fn comparison(case: Case, small: bool) -> Vec<Case> {
+/// A step of one token for each sequence.
+fn cached(batch: u32, len: u32, dim: u32) -> Shape {
+    Shape { batch, q_len: 1, ..square(len, 16, dim) }
+}
+
+/// A fused case and what it is compared with; where it is `small`, the plain kernel and the CPU engine too.
+fn all_forms(case: Case, small: bool) -> Vec<Case> {
     let mut cases = vec![case];
+    cases.extend([Form::Unfused, Form::Baseline].map(|form| Case { form, ..case }));
     if small {
         cases.extend([Runner::On(Path::Naive), Runner::Cpu].map(|runner| Case { runner, ..case }));
     }
+    cases
+}
+
+/// A fused step, ordinary attention's, and one from an int8 cache; where it is `small`, the CPU engine too.
+///
+/// There is no un-fused step: 2·heads heads of standard attention read K and V as often as the fused step, and differ in
+/// the subtraction only. Nor is there a plain kernel.
+fn steps(case: Case, small: bool) -> Vec<Case> {
+    let mut cases = vec![case, Case { form: Form::Baseline, ..case }, Case { int8: true, ..case }];
+    cases.extend(small.then_some(Case { runner: Runner::Cpu, ..case }));
     cases
 }
 

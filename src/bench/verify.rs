@@ -69,6 +69,7 @@ impl Case {
 
 /// Holds every element of the results against the reference.
 pub(super) fn whole(problem: &Problem, tensors: &Tensors, results: &Results) -> Result<Check> {
+    let tensors = tensors.complete(problem);
     match results {
         Results::Outputs(outputs) => Check::worst(Judge::forward(problem, &tensors.inputs())?.outputs(outputs)?),
         Results::Gradients(gradients) => {
@@ -140,24 +141,32 @@ impl Block {
 
     /// Rows of a batch × `seq` × `heads` × `dim` tensor: those of `range`, and of the heads of this KV head.
     fn rows(&self, tensor: &[f32], range: Range<u32>, [seq, kv_heads, per_kv_head, dim]: [u32; 4]) -> Vec<f32> {
-        let [seq, kv_heads, width] = [seq, kv_heads, per_kv_head * dim].map(|extent| extent as usize);
-        let rows = range.map(|token| (self.batch as usize * seq + token as usize) * kv_heads + self.kv_head as usize);
+        let tokens = range.map(|token| self.batch as usize * seq as usize + token as usize);
+        self.rows_at(tensor, tokens, [kv_heads, per_kv_head, dim])
+    }
+
+    /// The same of tokens wherever they lie.
+    fn rows_at(&self, tensor: &[f32], tokens: impl Iterator<Item = usize>, sizes: [u32; 3]) -> Vec<f32> {
+        let [kv_heads, width] = [sizes[0], sizes[1] * sizes[2]].map(|extent| extent as usize);
+        let rows = tokens.map(|token| token * kv_heads + self.kv_head as usize);
         rows.flat_map(|row| tensor[row * width..(row + 1) * width].iter().copied()).collect()
     }
 
     fn tensors(&self, problem: &Problem, tensors: &Tensors) -> Tensors {
         let Shape { q_len, kv_len, kv_heads, head_dim, value_dim, .. } = problem.shape;
-        let (group, keys) = (problem.shape.group(), 0..self.keys(problem));
+        let group = problem.shape.group();
         let queries = || self.queries.clone();
+        let keys = || (0..self.keys(problem)).map(|token| tensors.key_token(self.batch, token, kv_len));
         Tensors {
             q: self.rows(&tensors.q, queries(), [q_len, kv_heads, 2 * group, head_dim]),
-            k: self.rows(&tensors.k, keys.clone(), [kv_len, kv_heads, 1, head_dim]),
-            v: self.rows(&tensors.v, keys, [kv_len, kv_heads, 1, value_dim]),
+            k: self.rows_at(&tensors.k, keys(), [kv_heads, 1, head_dim]),
+            v: self.rows_at(&tensors.v, keys(), [kv_heads, 1, value_dim]),
             lam: self.rows(&tensors.lam, queries(), [q_len, kv_heads, group, 1]),
             dout: match tensors.dout[..] {
                 [] => Vec::new(),
                 _ => self.rows(&tensors.dout, queries(), [q_len, kv_heads, group, value_dim]),
             },
+            period: None,
         }
     }
 

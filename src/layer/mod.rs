@@ -24,7 +24,7 @@ pub use crate::shader::Epilogue;
 pub use crate::tile::{Form, MatmulTile};
 pub(crate) use config::NORM_EPSILON;
 pub use config::{Config, Kind, Parameter};
-pub use device::{LayerPass, LayerPlan, MultiheadDiffAttention};
+pub use device::{LayerCache, LayerPass, LayerPlan, MultiheadDiffAttention, StepPass, StepPlan};
 pub use found::Found;
 pub use host::{HostGradients, HostTokens};
 pub use weights::Weights;

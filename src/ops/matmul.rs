@@ -59,6 +59,8 @@ pub struct Rotary<'a> {
     pub angles: &'a wgpu::Buffer,
     /// Elements of a head: a multiple of 4 that divides the columns.
     pub head_dim: u32,
+    /// Elements from one head of a row of C to the next: a multiple of 4, head_dim or more.
+    pub head_stride: u32,
 }
 
 /// The buffers of a product.
@@ -135,6 +137,24 @@ impl Matmul {
     }
 }
 
+impl Rotary<'_> {
+    fn validate(&self, columns: u32) -> Result<()> {
+        let Rotary { head_dim, head_stride, .. } = *self;
+        if head_dim == 0 || head_dim % 4 != 0 || !columns.is_multiple_of(head_dim) {
+            return Err(Error::invalid(
+                "head_dim",
+                format!("a multiple of 4 that divides the {columns} columns"),
+                head_dim,
+            ));
+        }
+        if head_stride % 4 != 0 || head_stride < head_dim || head_stride > 1 << 16 {
+            let rule = format!("a multiple of 4 from head_dim ({head_dim}) to 65536");
+            return Err(Error::invalid("head_stride", rule, head_stride));
+        }
+        Ok(())
+    }
+}
+
 impl MatmulPlan {
     pub(crate) async fn new(attention: &DiffAttention, problem: &Matmul, tile: Option<MatmulTile>) -> Result<Self> {
         problem.validate()?;
@@ -171,9 +191,13 @@ impl MatmulPlan {
         let Matmul { rows, columns, depth, dtype, a_f32, c_f32, epilogue, .. } = self.problem;
         let caps = self.attention.caps();
         let size = |is_f32: bool| if is_f32 { 4 } else { dtype.size() };
-        let [a, b, c] = self.problem.extents();
+        let [a, b, mut c] = self.problem.extents();
         let a = Bound::new("a", buffers.a, a, size(a_f32), caps)?;
         let b = Bound::new("b", buffers.b, b, size(false), caps)?;
+        if let Some(rotary) = buffers.rotary {
+            rotary.validate(columns)?;
+            c[1] = (columns / rotary.head_dim - 1) * rotary.head_stride + rotary.head_dim;
+        }
         let c = Bound::new("c", buffers.c, c, size(c_f32), caps)?;
         let rest = match (epilogue, buffers.rotary, buffers.bias) {
             (Epilogue::Plain, None, None) => vec![],
@@ -181,10 +205,6 @@ impl MatmulPlan {
                 vec![whole("bias", bias, u64::from(columns.next_multiple_of(4)) * 4, 4)?]
             }
             (Epilogue::Rotary, Some(rotary), None) => {
-                if rotary.head_dim == 0 || rotary.head_dim % 4 != 0 || columns % rotary.head_dim != 0 {
-                    let rule = format!("a multiple of 4 that divides the {columns} columns");
-                    return Err(Error::invalid("head_dim", rule, rotary.head_dim));
-                }
                 vec![
                     whole("positions", rotary.positions, u64::from(rows) * 4, 4)?,
                     whole("angles", rotary.angles, u64::from(rotary.head_dim) * 4, 5)?,
@@ -226,6 +246,7 @@ impl MatmulPlan {
             grid_width: grid[0],
             add: buffers.add.into(),
             head_quads: buffers.rotary.map_or(0, |rotary| rotary.head_dim / 4),
+            head_stride: buffers.rotary.map_or(0, |rotary| rotary.head_stride / 4),
         };
         let label = self.label();
         let uniform = self.attention.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {

@@ -94,7 +94,7 @@ const FILES: &[(&str, &str)] = wgsl![
     "layer/sum.wgsl",
 ];
 
-pub(super) fn file(name: &str) -> &'static str {
+pub(crate) fn file(name: &str) -> &'static str {
     let found = FILES.iter().find(|(path, _)| *path == name);
     found.map(|(_, text)| *text).unwrap_or_else(|| unreachable!("{name} is not in FILES"))
 }

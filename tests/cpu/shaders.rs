@@ -2,9 +2,9 @@
 //! translated for Vulkan, Metal and DX12.
 
 #[cfg(feature = "bench")]
-use diffattn::bench::Probe;
+use diffattn::bench::{Glue, Probe};
 use diffattn::shader::{CacheKernel, CacheVariant, LayerVariant, Variant};
-use diffattn::{Caps, Path};
+use diffattn::{Caps, DType, Path};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use rayon::prelude::*;
@@ -100,6 +100,13 @@ fn variants() -> Vec<Text> {
                 granted,
             });
         }
+    }
+    #[cfg(feature = "bench")]
+    for (backward, dtype) in [false, true].into_iter().flat_map(|backward| DType::ALL.map(|dtype| (backward, dtype))) {
+        let glue = Glue { backward, dtype, rows: 100, value_dim: 40 };
+        let (label, source, bindings) = (glue.label(), glue.source(), glue.bindings());
+        let text = Text { label, source, bindings, path: Path::Portable, granted: Capabilities::empty() };
+        variants.insert(glue.label(), text);
     }
     variants.into_values().collect()
 }

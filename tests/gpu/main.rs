@@ -4,6 +4,8 @@ mod allocations;
 mod backward;
 mod backward_options;
 mod backward_run;
+#[cfg(feature = "cli")]
+mod bench;
 mod cache;
 mod decode;
 mod device;
@@ -76,6 +78,8 @@ fn cases() -> Vec<Case> {
     cases.extend(allocations::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
+    #[cfg(feature = "cli")]
+    cases.extend(bench::cases());
     cases.extend(matmul::cases());
     cases.extend(layer::cases());
     cases

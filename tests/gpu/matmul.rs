@@ -10,7 +10,7 @@ use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
 
 /// Rows, columns, depth.
-const SIZES: [[u32; 3]; 6] = [[1, 1, 1], [5, 7, 9], [33, 20, 130], [70, 132, 37], [4, 300, 64], [129, 68, 16]];
+const SIZES: [[u32; 3]; 4] = [[1, 1, 1], [5, 7, 9], [70, 132, 37], [129, 68, 130]];
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -84,7 +84,7 @@ fn rotary(gpu: &Gpu) -> Result<(), Failed> {
     let config = diffattn::layer::Config::new(diffattn::layer::Kind::Baseline, 64, 3, 3, head_dim);
     let angles = diffattn::layer::rotary::table(&config, 0..40);
     let buffers = [bytemuck_u32(&positions), DType::F32.encode(&angles.concat())].map(|bytes| upload(gpu, &bytes));
-    let rotary = Rotary { positions: &buffers[0], angles: &buffers[1], head_dim };
+    let rotary = Rotary { positions: &buffers[0], angles: &buffers[1], head_dim, head_stride: head_dim };
     for dtype in DType::ALL {
         let problem =
             Matmul { epilogue: Epilogue::Rotary, ..Matmul::new(Form::Forward, [rows, 3 * head_dim, 40], dtype) };
@@ -95,7 +95,7 @@ fn rotary(gpu: &Gpu) -> Result<(), Failed> {
             let angle = f64::from(positions[row])
                 * f64::from(config.rope_theta).powf(-2.0 * ((column % 8) / 2) as f64 / f64::from(head_dim));
             // x is the element and its partner.
-            if column % 2 == 0 {
+            if column.is_multiple_of(2) {
                 x[0] * angle.cos() - x[1] * angle.sin()
             } else {
                 x[1] * angle.sin() + x[0] * angle.cos()
@@ -258,7 +258,7 @@ impl Product {
                     + epsilon * expected.abs()
                     + 1e-7;
                 let error = (f64::from(c[i]) - expected).abs();
-                if !(error <= bound) {
+                if error > bound || error.is_nan() {
                     let what = format!("{:?}: ({row}, {column}) is {}, expected {expected}", self.problem, c[i]);
                     return Err(format!("{what}: error {error:.2e}, bound {bound:.2e}").into());
                 }

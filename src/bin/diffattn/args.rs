@@ -6,8 +6,11 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diffattn::{DType, Path};
 
+use crate::bench_args::BenchArgs;
+use crate::compare::CompareArgs;
 use crate::module::ModuleArgs;
 use crate::params::ParamsArgs;
+use crate::report::ReportArgs;
 
 /// Differential Transformer V2 attention on any GPU, or on the CPU
 #[derive(Debug, Parser)]
@@ -43,7 +46,9 @@ pub enum Command {
     Params(ParamsArgs),
     Info(InfoArgs),
     Check(CheckArgs),
-    Bench(crate::bench_args::BenchArgs),
+    Bench(BenchArgs),
+    Compare(CompareArgs),
+    Report(ReportArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file

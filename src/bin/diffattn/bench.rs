@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use diffattn::Shape;
 use diffattn::bench::{self, Header, Limits, Observer, Record, Row, Settings, Skipped, Stage, Suite};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use crate::bench_args::{BenchArgs, Format};
 use crate::bench_table::{banner, csv, limits, markdown};
@@ -25,6 +27,9 @@ const RUSTC: Option<&str> = option_env!("DIFFATTN_RUSTC");
 
 pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
     let suite = args.suite()?;
+    if args.list {
+        return list(&suite, out);
+    }
     let adapters = device::adapters();
     let index = match &args.adapter {
         Some(wanted) => device::find(&adapters, wanted)?,
@@ -57,6 +62,23 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
     }
     let wrong = record.rows.iter().filter(|row| !row.passed).count();
     ensure!(wrong == 0, "{wrong} of {} kernels gave wrong results and were not timed", record.rows.len());
+    let failed = record.header.skipped.iter().filter(|skipped| skipped.is_failure()).count();
+    ensure!(failed == 0, "{failed} of {} cases failed", suite.cases.len());
+    Ok(())
+}
+
+/// The cases in the columns of a record's rows, for programs that run them on another stack.
+fn list(suite: &Suite, out: &mut impl Write) -> Result<()> {
+    writeln!(out, "{}", json!({ "suite": suite.name, "suite_version": suite.version }))?;
+    for case in &suite.cases {
+        let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = case.shape;
+        let columns = json!({
+            "op": case.op.name(), "form": case.form.name(), "path": case.runner.name(), "dtype": case.dtype_name(),
+            "batch": batch, "q_len": q_len, "kv_len": kv_len, "heads": heads, "kv_heads": kv_heads,
+            "head_dim": head_dim, "value_dim": value_dim, "causal": case.causal,
+        });
+        writeln!(out, "{columns}")?;
+    }
     Ok(())
 }
 

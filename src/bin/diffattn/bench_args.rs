@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use diffattn::DType;
 use diffattn::bench::{Case, Form, Op, Runner, ShapeText, Suite};
+use diffattn::tile::AnyTile;
 
 /// Measure this device: its own limits, then every kernel, judged by the float64 reference first
 ///
@@ -54,9 +55,17 @@ pub struct BenchArgs {
     #[arg(long, value_delimiter = ',')]
     pub shape: Vec<ShapeText>,
 
+    /// Tile of the forward kernels, as in their labels: r64k16t64n4
+    #[arg(long)]
+    pub tile: Option<AnyTile>,
+
     /// With --shape: every query sees every key, instead of a causal mask
     #[arg(long, requires = "shape")]
     pub full: bool,
+
+    /// Only list the cases, one JSON object a line after one that names the suite; needs no device
+    #[arg(long, conflicts_with_all = ["output", "format", "adapter"])]
+    pub list: bool,
 
     /// Seed of the random inputs
     #[arg(long, default_value_t = 1)]
@@ -118,6 +127,13 @@ impl BenchArgs {
         if !self.dtype.is_empty() {
             suite = replace(suite, |case| self.dtype.iter().filter_map(|dtype| dtype.apply(case)).collect());
         }
+        if let Some(tile) = self.tile {
+            suite =
+                replace(
+                    suite,
+                    |case| if case.op == Op::Forward { vec![Case { tile: Some(tile), ..case }] } else { vec![] },
+                );
+        }
         ensure!(!suite.cases.is_empty(), "no case is left; give other flags");
         suite.cases.iter().try_for_each(|case| case.problem().validate())?;
         Ok(suite)
@@ -148,6 +164,7 @@ impl BenchArgs {
         text += &list("path", names(&self.path.iter().map(|path| path.name()).collect::<Vec<_>>()));
         let dtypes = self.dtype.iter().filter_map(|dtype| Some(dtype.to_possible_value()?.get_name().to_string()));
         text += &list("dtype", dtypes.collect());
+        text += &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"));
         text + if self.full { " --full" } else { "" }
     }
 }
@@ -173,4 +190,51 @@ fn by_name<T: Copy + Send + Sync + 'static>(
         let found = all.iter().find(|&&value| name(value) == text);
         *found.unwrap_or_else(|| unreachable!("{text} was among the names"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn suite(flags: &str) -> Suite {
+        let words = ["diffattn", "bench"].into_iter().chain(flags.split_whitespace());
+        let Command::Bench(args) = Cli::try_parse_from(words).expect(flags).command else { panic!("{flags}") };
+        let suite = args.suite().expect(flags);
+        // What the record says of it makes the same suite again.
+        let arguments = args.arguments();
+        let again = ["diffattn", "bench"].into_iter().chain(arguments.split_whitespace());
+        let Command::Bench(again) = Cli::try_parse_from(again).expect("arguments").command else { panic!("{flags}") };
+        assert_eq!(again.suite().expect("suite"), suite, "{flags}: {arguments}");
+        suite
+    }
+
+    #[test]
+    fn the_command_of_a_row_chooses_its_case() {
+        for name in Suite::NAMES {
+            for case in suite(&format!("--suite {name}")).cases {
+                assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
+            }
+        }
+        let tile = "r64k16t64n4".parse().ok();
+        let first = suite("--op forward").cases[0];
+        let case = Case { tile, ..first };
+        assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
+    }
+
+    #[test]
+    fn flags_choose_from_a_suite_or_change_it() {
+        assert_eq!(suite("").name, "quick");
+        let decode = suite("--suite standard --op decode,backward");
+        assert_eq!(decode.name, "standard");
+        assert!(decode.cases.iter().all(|case| case.op != Op::Forward) && decode.cases.len() > 20);
+        let paths = suite("--op forward --form fused --path naive,subgroup");
+        assert_eq!(paths.name, "custom");
+        assert!(paths.cases.iter().all(|case| matches!(case.runner, Runner::On(_))));
+        let int8 = suite("--dtype int8,f32");
+        assert!(int8.cases.iter().all(|case| !case.int8 || case.op == Op::Decode));
+        assert_eq!(suite("--shape b1q1kv64h4/2d16,b1q64kv64h4/2d16 --full").cases.len(), 2);
+    }
 }

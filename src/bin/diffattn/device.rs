@@ -18,8 +18,12 @@ pub fn quiet_driver() {
 
 /// Every adapter of this machine, in the order of their numbers.
 pub fn adapters() -> Vec<wgpu::Adapter> {
+    // A driver that has no room left may borrow the host's memory, and go on at a crawl.
+    let memory_budget_thresholds =
+        wgpu::MemoryBudgetThresholds { for_resource_creation: Some(95), for_device_loss: None };
     let descriptor = wgpu::InstanceDescriptor {
         backends: wgpu::Backends::PRIMARY,
+        memory_budget_thresholds,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     };
     let instance = wgpu::Instance::new(descriptor);

@@ -7,17 +7,21 @@ mod bench_args;
 mod bench_table;
 mod case;
 mod check;
+mod compare;
 mod device;
 mod engine;
 mod expected;
 mod gpu;
 mod info;
 mod inputs;
+mod markdown;
 mod module;
 mod output;
 mod parameters;
 mod params;
 mod problems;
+mod records;
+mod report;
 mod tables;
 mod tensors;
 
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
+        Command::Compare(args) => compare::run(args, &mut stdout),
+        Command::Report(args) => report::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

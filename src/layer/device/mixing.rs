@@ -27,7 +27,7 @@ pub(super) struct Mixing {
 
 /// V1's kernels.
 #[derive(Debug, Clone)]
-struct Norm {
+pub(super) struct Norm {
     lambda: Kernel,
     forward: Kernel,
     /// Backward through the norm, its sums, and λ's vectors; for training.
@@ -35,7 +35,7 @@ struct Norm {
 }
 
 /// The numbers of V1's kernels.
-pub(super) fn norm_params(config: &Config, tokens: u32) -> LayerParams {
+fn norm_params(config: &Config, tokens: u32) -> LayerParams {
     LayerParams {
         work: tokens * config.heads,
         rows: tokens * config.heads,
@@ -162,7 +162,7 @@ impl Mixing {
 }
 
 impl Norm {
-    async fn plan(attention: &DiffAttention, dtype: DType, train: bool) -> Result<Self> {
+    pub(super) async fn plan(attention: &DiffAttention, dtype: DType, train: bool) -> Result<Self> {
         let backward = match train {
             true => Some([
                 Kernel::new(attention, LayerKernel::NormBackward, dtype).await?,
@@ -178,7 +178,7 @@ impl Norm {
         })
     }
 
-    fn forward(&self, config: &Config, tokens: u32, of: &Activations, weights: &DeviceWeights) -> [Step; 2] {
+    pub(super) fn forward(&self, config: &Config, tokens: u32, of: &Activations, weights: &DeviceWeights) -> [Step; 2] {
         let params = norm_params(config, tokens);
         let [a1, a2] = &of.members;
         [

@@ -1,5 +1,6 @@
 //! The attention module on the device.
 
+mod cache;
 mod kernel;
 mod mixing;
 mod plan;
@@ -18,6 +19,7 @@ use crate::ops::matmul::MatmulPass;
 use crate::params::LayerParams;
 use crate::problem::DType;
 
+pub use cache::{LayerCache, StepPass, StepPlan};
 pub use plan::{LayerPass, LayerPlan};
 use weights::DeviceWeights;
 

@@ -41,7 +41,7 @@ struct Training {
 /// A forward or backward pass of a module bound to buffers. Encoding allocates, creates and submits nothing.
 #[derive(Debug, Clone)]
 pub struct LayerPass {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl LayerPlan {
@@ -113,7 +113,12 @@ impl LayerPlan {
 
     fn rotary(&self) -> Rotary<'_> {
         let Activations { positions, angles, .. } = &self.activations;
-        Rotary { positions, angles, head_dim: self.layer.config.head_dim }
+        let head_dim = self.layer.config.head_dim;
+        Rotary { positions, angles, head_dim, head_stride: head_dim }
+    }
+
+    pub(super) fn activations(&self) -> &Activations {
+        &self.activations
     }
 
     /// y from x: both batch × seq_len × d_model, storage type, at the start of their buffers.

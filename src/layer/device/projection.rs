@@ -59,7 +59,10 @@ impl Projection {
         rotary: Option<Rotary<'_>>,
         bias: Option<&wgpu::Buffer>,
     ) -> Result<MatmulPass> {
-        let (a, b, c) = (self.x(x), self.x(&self.weight), self.y(y));
+        let (a, b, mut c) = (self.x(x), self.x(&self.weight), self.y(y));
+        if let Some(rotary) = rotary {
+            c.stride = self.sizes.output / rotary.head_dim * rotary.head_stride;
+        }
         self.forward.bind(&MatmulBuffers { a, b, c, rotary, bias, add: false })
     }
 
