@@ -1,5 +1,6 @@
 //! Tests that need no adapter.
 
+mod claims;
 mod controls;
 mod differences;
 mod engine;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use diffattn::{DType, HostGradients, HostOutputs};
 
 use crate::args::AttendArgs;
-use crate::engine::{Engine, Run};
+use crate::engine::Engine;
 use crate::expected::{self, Expected};
 use crate::inputs::Inputs;
 use crate::output::{Named, Output, check_finite};
@@ -34,9 +34,9 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
         None => None,
     };
     let forward = engine.forward(&problem, &inputs.forward(), args.run.path.path())?;
-    print_run(out, "forward", &forward)?;
+    forward.print(out, "forward")?;
     if let Some(backward) = &backward {
-        print_run(out, "backward", backward)?;
+        backward.print(out, "backward")?;
     }
 
     let results = results(&problem, &forward.result, backward.as_ref().map(|run| &run.result));
@@ -52,21 +52,6 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
         writeln!(out, "\n{}", expected.table(&verdicts).trim_fmt())?;
         expected::conclude(&verdicts)?;
     }
-    Ok(())
-}
-
-fn print_run<T>(out: &mut impl Write, what: &str, run: &Run<T>) -> Result<()> {
-    if let Some(kernel) = &run.kernel {
-        for label in &kernel.labels {
-            writeln!(out, "{:<10}{label}", "kernel")?;
-        }
-        writeln!(out, "{:<10}{}", "path", kernel.path)?;
-        if let Some(tile) = &kernel.tile {
-            writeln!(out, "{:<10}{tile}", "tile")?;
-        }
-        writeln!(out, "{:<10}{:.1?}", "compiled", kernel.time)?;
-    }
-    writeln!(out, "{what:<10}{:.1?}", run.time)?;
     Ok(())
 }
 

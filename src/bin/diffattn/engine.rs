@@ -1,6 +1,7 @@
 //! What computes: a GPU or the CPU, and why.
 
 use std::fmt;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,6 +23,26 @@ pub struct Run<T> {
     pub kernel: Option<Kernel>,
     /// From host memory to host memory, without planning and compiling.
     pub time: Duration,
+}
+
+impl<T> Run<T> {
+    /// The kernels and the times, a line each.
+    pub fn print(&self, out: &mut impl Write, what: &str) -> Result<()> {
+        if let Some(kernel) = &self.kernel {
+            for label in &kernel.labels {
+                writeln!(out, "{:<10}{label}", "kernel")?;
+            }
+            if let Some(path) = &kernel.path {
+                writeln!(out, "{:<10}{path}", "path")?;
+            }
+            if let Some(tile) = &kernel.tile {
+                writeln!(out, "{:<10}{tile}", "tile")?;
+            }
+            writeln!(out, "{:<10}{:.1?}", "compiled", kernel.time)?;
+        }
+        writeln!(out, "{what:<10}{:.1?}", self.time)?;
+        Ok(())
+    }
 }
 
 impl Engine {

@@ -21,7 +21,8 @@ pub struct Gpu {
 pub struct Kernel {
     /// In the order in which they ran.
     pub labels: Vec<String>,
-    pub path: String,
+    /// Where one was chosen for all.
+    pub path: Option<String>,
     /// Where it is not all in the label.
     pub tile: Option<String>,
     /// Planning and compiling.
@@ -54,7 +55,7 @@ impl Gpu {
         let plan = self.attention.plan_forward_blocking(problem, options)?;
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: format!("{} ({}{no_decode})", plan.path().name(), plan.reason()),
+            path: Some(format!("{} ({}{no_decode})", plan.path().name(), plan.reason())),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
             time: start.elapsed(),
         };
@@ -74,7 +75,7 @@ impl Gpu {
         let splits = plan.splits();
         let kernel = Kernel {
             labels: [append.label()].into_iter().chain(plan.labels()).collect(),
-            path: format!("decode, {} (few queries; keys in {splits} splits)", plan.path().name()),
+            path: Some(format!("decode, {} (few queries; keys in {splits} splits)", plan.path().name())),
             tile: None,
             time: start.elapsed(),
         };
@@ -96,7 +97,7 @@ impl Gpu {
         let plan = self.attention.plan_backward_blocking(problem, options)?;
         let kernel = Kernel {
             labels: plan.labels(),
-            path: format!("{} ({})", plan.path().name(), plan.reason()),
+            path: Some(format!("{} ({})", plan.path().name(), plan.reason())),
             tile: None,
             time: start.elapsed(),
         };

@@ -12,13 +12,13 @@ use clap::{Args, ValueEnum};
 use diffattn::DType;
 use diffattn::layer::{HostGradients, Kind};
 
-use crate::args::{DTypeArg, EngineArg};
+use crate::args::{DTypeArg, EngineArg, EngineArgs, PathArg};
+use crate::engine::Engine;
 use crate::expected::conclude;
 use crate::note;
 use crate::output::{Named, Output, check_finite};
 use crate::tensors::TensorFile;
 use compare::Expected;
-use engine::Engine;
 use file::Module;
 
 /// Compute an attention module on the tokens and parameters of a safetensors file
@@ -90,7 +90,8 @@ pub fn run(args: &ModuleArgs, out: &mut impl Write) -> Result<()> {
     let expected = if args.compare { Some(Expected::read(&file, &module)?) } else { None };
     let output = Output::create(&args.output, std::slice::from_ref(&args.input))?;
 
-    let (engine, reason) = Engine::choose(args.engine, args.adapter.as_deref())?;
+    let chosen = EngineArgs { engine: args.engine, adapter: args.adapter.clone(), path: PathArg::Auto };
+    let (engine, reason) = Engine::choose(&chosen)?;
     note(format_args!("engine    {engine}: {reason}"));
     if !module.rounded.is_empty() {
         note(format_args!("rounded   {} to {}", module.rounded.join(", "), module.dtype.name()));
@@ -99,11 +100,11 @@ pub fn run(args: &ModuleArgs, out: &mut impl Write) -> Result<()> {
     let config = module.weights.config();
     writeln!(out, "module    {config}, batch {batch}, seq_len {seq_len}, {}", module.dtype.name())?;
     writeln!(out, "params    {}", config.parameter_count())?;
-    let forward = engine.forward(&module)?;
-    writeln!(out, "{:<10}{:.1?}", "forward", forward.time)?;
-    let backward = engine.backward(&module)?;
+    let forward = engine::forward(&engine, &module)?;
+    forward.print(out, "forward")?;
+    let backward = engine::backward(&engine, &module)?;
     if let Some(backward) = &backward {
-        writeln!(out, "{:<10}{:.1?}", "backward", backward.time)?;
+        backward.print(out, "backward")?;
     }
 
     let gradients = backward.as_ref().map(|run| &run.result);
