@@ -1,5 +1,6 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
+mod allocations;
 mod backward;
 mod backward_options;
 mod backward_run;
@@ -14,6 +15,8 @@ mod layer;
 mod limits;
 mod matmul;
 mod matrix;
+#[path = "../../benches/support/passes.rs"]
+mod passes;
 mod placement;
 mod random;
 mod run;
@@ -72,6 +75,7 @@ fn cases() -> Vec<Case> {
     cases.extend(limits::cases());
     cases.extend(errors::cases());
     cases.extend(decode::cases());
+    cases.extend(allocations::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
     #[cfg(feature = "cli")]
