@@ -226,6 +226,19 @@ fn bindings_are_those_of_the_table() {
     }
 }
 
+/// In Chromium a variable that is declared in a loop's body without a value starts with that of the iteration before, not
+/// with zero as WGSL says. So those get their value in words. (No browser has matrix units.)
+#[test]
+fn variables_of_loops_have_a_value() {
+    let bare = |line: &&str| line.starts_with("        ") && line.trim().starts_with("var ") && !line.contains('=');
+    let variants = variants();
+    let faults = variants.iter().filter(|variant| variant.path != Path::Matrix).flat_map(|variant| {
+        variant.source.lines().filter(bare).map(|line| format!("{}: {}", variant.label, line.trim()))
+    });
+    assert_eq!(faults.collect::<Vec<_>>(), Vec::<String>::new());
+    assert!(bare(&"        var score: array<f32, 2>;") && !bare(&"        var score = array<f32, 2>();"));
+}
+
 /// A broken fragment is caught, with its place.
 #[test]
 fn a_missing_function_is_an_error() {

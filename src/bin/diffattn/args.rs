@@ -8,6 +8,7 @@ use diffattn::{AnyTile, DType, Path, PlanOptions};
 
 use crate::bench_args::BenchArgs;
 use crate::compare::CompareArgs;
+use crate::export::ExportArgs;
 use crate::module::ModuleArgs;
 use crate::params::ParamsArgs;
 use crate::report::ReportArgs;
@@ -49,6 +50,7 @@ pub enum Command {
     Bench(BenchArgs),
     Compare(CompareArgs),
     Report(ReportArgs),
+    Export(ExportArgs),
     Tune(crate::tune::TuneArgs),
 }
 

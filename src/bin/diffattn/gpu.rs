@@ -7,7 +7,8 @@ use anyhow::Result;
 use diffattn::bench::{Case, Op};
 use diffattn::tune::Memory;
 use diffattn::{
-    DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Options, PlanOptions, Problem, wgpu,
+    AppendProblem, DecodeOptions, DecodeProblem, DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs,
+    Options, Path, PlanOptions, Problem, wgpu,
 };
 
 use crate::engine::Run;
@@ -49,7 +50,16 @@ impl Gpu {
         memory.recall(self.attention.caps(), case)
     }
 
+    /// Where nothing is forced and nothing was measured: the decode step that does the same, where there is one.
     pub fn forward(&self, problem: &Problem, inputs: &HostInputs, options: PlanOptions) -> Result<Run<HostOutputs>> {
+        let mut no_decode = String::new();
+        if options == PlanOptions::default() {
+            match DecodeProblem::of(problem) {
+                Ok(step) => return self.decode(&step, inputs, None),
+                Err(error) if DecodeProblem::is_few(problem) => no_decode = format!("; {error}"),
+                Err(_) => {}
+            }
+        }
         let start = Instant::now();
         let untold = options == PlanOptions::default();
         let tuned = like(problem).filter(|_| untold).and_then(|case| self.remembered(&case));
@@ -57,8 +67,28 @@ impl Gpu {
         let reason = if tuned.is_some() { "measured by diffattn tune" } else { plan.reason() };
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: Some(format!("{} ({reason})", plan.path().name())),
+            path: Some(format!("{} ({reason}{no_decode})", plan.path().name())),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
+            time: start.elapsed(),
+        };
+        let start = Instant::now();
+        let result = pollster::block_on(plan.run(inputs))?;
+        Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
+    }
+
+    /// The inputs are those of the forward pass with as many keys as the cache has room for.
+    pub fn decode(&self, step: &DecodeProblem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+        let mut options = DecodeOptions::default();
+        options.path = path;
+        let start = Instant::now();
+        let DecodeProblem { cache, batch, q_len, dtype, .. } = *step;
+        let append = self.attention.plan_append_blocking(&AppendProblem { cache, batch, q_len, dtype })?;
+        let plan = self.attention.plan_decode_blocking(step, options)?;
+        let splits = plan.splits();
+        let kernel = Kernel {
+            labels: [append.label()].into_iter().chain(plan.labels()).collect(),
+            path: Some(format!("decode, {} (few queries; keys in {splits} splits)", plan.path().name())),
+            tile: None,
             time: start.elapsed(),
         };
         let start = Instant::now();
