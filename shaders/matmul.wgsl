@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH_QUADS; k++) {
-            var b: array<vec4<f32>, 4u * QUADS_PER_LANE>;
+            var b = array<vec4<f32>, 4u * QUADS_PER_LANE>();
             for (var n = 0u; n < QUADS_PER_LANE; n++) {
                 if (STAGE_B) {
                     for (var i = 0u; i < 4u; i++) {

@@ -4,9 +4,9 @@
 #   bash tests/run.sh [--no-gpu] [ARGS...]
 #
 # --no-gpu installs no driver and does not fail when no adapter is found. ARGS go to every test binary: a part of a
-# test's name, --list, --nocapture ...
+# test's name, --list, --nocapture ... The tests of the page in a browser run without ARGS, or alone with: page
 # On Debian and Ubuntu, as root or with passwordless sudo, missing drivers and tools are installed first. The last line
-# is the sum over all test binaries: N passed, N failed, N skipped.
+# is the sum over all tests: N passed, N failed, N skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -83,7 +83,7 @@ fi
 
 status=0
 say 'cargo test'
-cargo test --release --no-fail-fast -- "$@" | tee "$log" || status=1
+cargo test --release --no-fail-fast --package diffattn --package diffattn-web -- "$@" | tee "$log" || status=1
 
 if [[ -n ${loader:-} ]]; then
   say 'GPU tests on a driver with cooperative matrices'
@@ -94,11 +94,36 @@ elif [[ $gpu == 1 ]]; then
   skip "all tests with cooperative matrices: their driver comes from Debian unstable, with apt-get, root and a network"
 fi
 
+# The page needs the wasm32 target, node and a browser. Its files are built first; without ARGS only, since a test's name
+# says nothing about them.
+if [[ $gpu == 1 && ($# == 0 || $* == page) ]]; then
+  need 'node and npm (drive the browser)' npm nodejs npm
+  need 'Chromium' chromium chromium
+  built=0
+  bash web/build.sh || built=$?
+  if [[ $built == 3 ]]; then
+    skip 'the page in a browser: there is no compiler for wasm32'
+  elif [[ $built != 0 ]]; then
+    status=1
+  elif ! has npm || ! has chromium; then
+    skip 'the page in a browser: npm or chromium is missing'
+  elif ! npm ci --prefix tests/web --no-audit --no-fund; then
+    skip 'the page in a browser: npm cannot bring what drives it'
+  else
+    say 'the page, in a browser'
+    node --test --test-reporter=tap tests/web/ | tee -a "$log" || status=1
+  fi
+fi
+
 # A binary that died printed no sum: then the exit status tells.
-sum() { sed -nE "s/^test result:.* ([0-9]+) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }
-failed=$(sum failed)
+# Cargo's sums, and node's: `# pass N`.
+sum() {
+  sed -nE "s/^test result:.* ([0-9]+) $1;.*/\1/p; s/^# $2 ([0-9]+)$/\1/p" "$log" |
+    awk '{ n += $1 } END { print n + 0 }'
+}
+failed=$(sum failed fail)
 [[ $status == 1 && $failed == 0 ]] && failed=1
-grep -E '^test .* FAILED$' "$log" || true
+grep -E '^(test .* FAILED|not ok .*)$' "$log" || true
 say "$([[ $status == 0 ]] && echo 'every test that ran passed' || echo 'FAILED')"
-echo "$(sum passed) passed, $failed failed, $((skipped + $(sum ignored))) skipped"
+echo "$(sum passed pass) passed, $failed failed, $((skipped + $(sum ignored skipped))) skipped"
 exit "$status"

@@ -15,9 +15,11 @@ mod compare;
 mod forward;
 pub mod layer;
 mod magnitude;
+mod problems;
 mod rows;
 pub mod yardstick;
 
 pub use backward::{Gradients, backward};
 pub use compare::{Judge, Verdict};
 pub use forward::{Outputs, Truth, forward};
+pub use problems::problems;

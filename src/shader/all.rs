@@ -3,32 +3,24 @@
 use super::{Kernel, Variant};
 use crate::caps::Caps;
 use crate::problem::{DType, Options, Packed, Problem, Shape};
-use crate::tile::{Path, Sweep, backward_tile, forward_tile};
+use crate::tile::{AnyTile, Path, Sweep, backward_tile, forward_tile};
 
 impl Variant {
     /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
     /// option, at head sizes from narrow to wide. What the tests validate and translate.
     pub fn all(caps: &Caps) -> Vec<Variant> {
-        let runs = |path: &Path| match path {
-            Path::Naive | Path::Portable => true,
-            Path::Subgroup => caps.subgroups.is_some(),
-            Path::Matrix => caps.matrix.is_some(),
-        };
-        let paths = Path::ALL.into_iter().filter(runs);
         let mut variants = Vec::new();
-        for path in paths {
+        for path in paths(caps) {
             for problem in representative_problems() {
-                let tile = match path {
-                    Path::Naive => None,
-                    Path::Portable | Path::Subgroup | Path::Matrix => match forward_tile(&problem, path, caps) {
-                        Ok(choice) => Some(choice.tile),
-                        Err(_) => continue,
-                    },
-                };
-                let forward = Variant::forward(&problem, path, tile, caps);
+                let Some(forward) = forward_variant(&problem, path, caps) else { continue };
                 variants.push(forward);
                 if matches!(path, Path::Portable | Path::Subgroup) && problem.shape.head_dim == 40 {
                     variants.push(Variant { standard: true, a2: false, ..forward });
+                }
+                if let Some(AnyTile::Matrix(tile)) = forward.tile {
+                    let kinds = tile.kinds().into_iter().map(AnyTile::Matrix);
+                    let fitting = kinds.filter(|tile| tile.validate(&problem, path, caps).is_ok());
+                    variants.extend(fitting.map(|tile| Variant::forward(&problem, path, Some(tile), caps)));
                 }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
                 if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {
@@ -38,6 +30,37 @@ impl Variant {
         }
         variants
     }
+
+    /// Every kernel of one problem that a device with these capabilities may be given: forward, and the gradients with
+    /// a₂ or, where the problem does not keep it, without.
+    pub fn of(problem: &Problem, caps: &Caps) -> Vec<Variant> {
+        let kernels = |path| {
+            let backward = match path {
+                Path::Matrix => Vec::new(),
+                Path::Naive | Path::Portable | Path::Subgroup => backward_variants(problem, path, caps),
+            };
+            let fused = backward.into_iter().filter(|variant| !variant.standard);
+            forward_variant(problem, path, caps).into_iter().chain(fused).collect::<Vec<_>>()
+        };
+        paths(caps).flat_map(kernels).collect()
+    }
+}
+
+fn paths(caps: &Caps) -> impl Iterator<Item = Path> {
+    Path::ALL.into_iter().filter(|path| match path {
+        Path::Naive | Path::Portable => true,
+        Path::Subgroup => caps.subgroups.is_some(),
+        Path::Matrix => caps.matrix.is_some(),
+    })
+}
+
+/// The forward kernel of a problem; `None` where the path cannot run it.
+fn forward_variant(problem: &Problem, path: Path, caps: &Caps) -> Option<Variant> {
+    let tile = match path {
+        Path::Naive => None,
+        Path::Portable | Path::Subgroup | Path::Matrix => Some(forward_tile(problem, path, caps).ok()?.tile),
+    };
+    Some(Variant::forward(problem, path, tile, caps))
 }
 
 /// The backward kernels of a problem.

@@ -4,7 +4,7 @@
 #[cfg(feature = "bench")]
 use diffattn::bench::{Glue, Probe};
 use diffattn::shader::{CacheKernel, CacheVariant, LayerVariant, Variant};
-use diffattn::{Caps, DType, Path};
+use diffattn::{Caps, DType, Path, wgpu};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use rayon::prelude::*;
@@ -18,10 +18,10 @@ fn devices() -> Vec<Caps> {
     (desktop.workgroup_storage, desktop.invocations, desktop.unpack_f16) = (48 << 10, 1024, true);
     desktop.subgroups = Some((32, 32));
     let mut cuda = desktop.clone();
-    cuda.matrix = Some(16);
+    (cuda.matrix, cuda.kind, cuda.backend) = (Some(16), wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
     let mut apple = Caps::floor();
     (apple.workgroup_storage, apple.unpack_f16) = (32 << 10, true);
-    (apple.subgroups, apple.matrix) = (Some((32, 32)), Some(8));
+    (apple.subgroups, apple.matrix, apple.backend) = (Some((32, 32)), Some(8), wgpu::Backend::Metal);
     let mut mobile = Caps::floor();
     (mobile.workgroup_storage, mobile.subgroups) = (32 << 10, Some((4, 128)));
     vec![Caps::floor(), desktop, cuda, apple, mobile]
@@ -224,6 +224,19 @@ fn bindings_are_those_of_the_table() {
         let storage = |space: &naga::AddressSpace| matches!(space, naga::AddressSpace::Storage { .. });
         assert!(reflected.iter().filter(|(_, space)| storage(space)).count() <= 8, "{}", variant.label);
     }
+}
+
+/// In Chromium a variable that is declared in a loop's body without a value starts with that of the iteration before, not
+/// with zero as WGSL says. So those get their value in words. (No browser has matrix units.)
+#[test]
+fn variables_of_loops_have_a_value() {
+    let bare = |line: &&str| line.starts_with("        ") && line.trim().starts_with("var ") && !line.contains('=');
+    let variants = variants();
+    let faults = variants.iter().filter(|variant| variant.path != Path::Matrix).flat_map(|variant| {
+        variant.source.lines().filter(bare).map(|line| format!("{}: {}", variant.label, line.trim()))
+    });
+    assert_eq!(faults.collect::<Vec<_>>(), Vec::<String>::new());
+    assert!(bare(&"        var score: array<f32, 2>;") && !bare(&"        var score = array<f32, 2>();"));
 }
 
 /// A broken fragment is caught, with its place.

@@ -1,5 +1,6 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
+mod allocations;
 mod backward;
 mod backward_options;
 mod backward_run;
@@ -9,11 +10,14 @@ mod cache;
 mod decode;
 mod device;
 mod errors;
+mod export;
 mod golden;
 mod layer;
 mod limits;
 mod matmul;
 mod matrix;
+#[path = "../../benches/support/passes.rs"]
+mod passes;
 mod placement;
 mod random;
 mod run;
@@ -71,7 +75,9 @@ fn cases() -> Vec<Case> {
     cases.extend(placement::cases());
     cases.extend(limits::cases());
     cases.extend(errors::cases());
+    cases.extend(export::cases());
     cases.extend(decode::cases());
+    cases.extend(allocations::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
     #[cfg(feature = "cli")]

@@ -4,12 +4,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use diffattn::bench::{Case, Op};
+use diffattn::tune::Memory;
 use diffattn::{
-    DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, PlanOptions, Problem, wgpu,
+    AppendProblem, DecodeOptions, DecodeProblem, DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs,
+    Options, Path, PlanOptions, Problem, wgpu,
 };
 
 use crate::engine::Run;
-use crate::tables;
+use crate::{note, tables};
 
 pub struct Gpu {
     name: String,
@@ -38,15 +41,54 @@ impl Gpu {
         &self.attention
     }
 
-    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
-        let mut options = PlanOptions::default();
-        options.path = path;
+    /// What `diffattn tune` found for problems like this on this device, if it was asked.
+    pub fn remembered(&self, case: &Case) -> Option<PlanOptions> {
+        let (memory, broken) = Memory::read(&Memory::usual_file()?);
+        if let Some(broken) = broken {
+            note(format_args!("{broken}"));
+        }
+        memory.recall(self.attention.caps(), case)
+    }
+
+    /// Where nothing is forced and nothing was measured: the decode step that does the same, where there is one.
+    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, options: PlanOptions) -> Result<Run<HostOutputs>> {
+        let mut no_decode = String::new();
+        if options == PlanOptions::default() {
+            match DecodeProblem::of(problem) {
+                Ok(step) => return self.decode(&step, inputs, None),
+                Err(error) if DecodeProblem::is_few(problem) => no_decode = format!("; {error}"),
+                Err(_) => {}
+            }
+        }
         let start = Instant::now();
-        let plan = self.attention.plan_forward_blocking(problem, options)?;
+        let untold = options == PlanOptions::default();
+        let tuned = like(problem).filter(|_| untold).and_then(|case| self.remembered(&case));
+        let plan = self.attention.plan_forward_blocking(problem, tuned.unwrap_or(options))?;
+        let reason = if tuned.is_some() { "measured by diffattn tune" } else { plan.reason() };
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: Some(format!("{} ({})", plan.path().name(), plan.reason())),
+            path: Some(format!("{} ({reason}{no_decode})", plan.path().name())),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
+            time: start.elapsed(),
+        };
+        let start = Instant::now();
+        let result = pollster::block_on(plan.run(inputs))?;
+        Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
+    }
+
+    /// The inputs are those of the forward pass with as many keys as the cache has room for.
+    pub fn decode(&self, step: &DecodeProblem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+        let mut options = DecodeOptions::default();
+        options.path = path;
+        let start = Instant::now();
+        let DecodeProblem { cache, batch, q_len, dtype, .. } = *step;
+        let append = self.attention.plan_append_blocking(&AppendProblem { cache, batch, q_len, dtype })?;
+        let plan = self.attention.plan_decode_blocking(step, options)?;
+        let splits = plan.splits();
+        let kernel = Kernel {
+            labels: [append.label()].into_iter().chain(plan.labels()).collect(),
+            path: Some(format!("decode, {} (few queries; keys in {splits} splits)", plan.path().name())),
+            tile: None,
             time: start.elapsed(),
         };
         let start = Instant::now();
@@ -59,10 +101,8 @@ impl Gpu {
         problem: &Problem,
         inputs: &HostInputs,
         grads: &HostGradInputs,
-        path: Option<Path>,
+        options: PlanOptions,
     ) -> Result<Run<HostGradients>> {
-        let mut options = PlanOptions::default();
-        options.path = path;
         let start = Instant::now();
         let plan = self.attention.plan_backward_blocking(problem, options)?;
         let kernel = Kernel {
@@ -75,6 +115,13 @@ impl Gpu {
         let result = pollster::block_on(plan.run(inputs, grads))?;
         Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
     }
+}
+
+/// The forward case that the tuner would measure for a problem, if it has one.
+fn like(problem: &Problem) -> Option<Case> {
+    let Options { causal, window, .. } = problem.options;
+    let plain = problem.packed.is_none() && window == (None, None);
+    plain.then(|| Case { causal, dtype: problem.dtype, ..Case::new(Op::Forward, problem.shape) })
 }
 
 impl fmt::Display for Gpu {

@@ -5,11 +5,13 @@ mod attend;
 mod bench;
 mod bench_args;
 mod bench_table;
+mod case;
 mod check;
 mod compare;
 mod device;
 mod engine;
 mod expected;
+mod export;
 mod gpu;
 mod info;
 mod inputs;
@@ -20,8 +22,10 @@ mod parameters;
 mod params;
 mod records;
 mod report;
+mod steps;
 mod tables;
 mod tensors;
+mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -40,9 +44,11 @@ fn main() -> ExitCode {
         Command::Params(args) => params::run(args, &mut stdout),
         Command::Info(args) => info::run(args, &mut stdout),
         Command::Check(args) => check::run(args, &mut stdout),
+        Command::Export(args) => export::run(args, &mut stdout),
         Command::Bench(args) => bench::run(args, &mut stdout),
         Command::Compare(args) => compare::run(args, &mut stdout),
         Command::Report(args) => report::run(args, &mut stdout),
+        Command::Tune(args) => tune::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
