@@ -458,12 +458,14 @@ def measure(case, backend, expanded, device, limits, args):
 
 def read_cases(args):
     """The suite, and each case in the forms that PyTorch has, once: of a fused one the un-fused form."""
-    with open(args.cases, encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file if line.strip()]
-    if not lines or "suite" not in lines[0]:
-        sys.exit(f"error: {args.cases} is not a record of `diffattn bench`")
+    try:
+        with open(args.cases, encoding="utf-8") as file:
+            suite, *lines = [json.loads(line) for line in file if line.strip()]
+        _ = suite["suite"], suite["suite_version"], [line[name] for line in lines for name in COLUMNS]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"error: {args.cases} is neither a record nor a list of `diffattn bench`: {error!r}")
     cases = {}
-    for columns in lines[1:]:
+    for columns in lines:
         # Of a backward pass it takes more operations than the fused form: such cases come with their own rows.
         fused = columns["form"] == "fused" and columns["op"] != "backward"
         case = Case(columns | {"form": "unfused"} if fused else columns)
@@ -471,7 +473,7 @@ def read_cases(args):
         wanted = all(value is None or getattr(case, name) == value for name, value in asked.items())
         if wanted and case.form in ("unfused", "baseline"):
             cases.setdefault(str(case), case)
-    return lines[0], list(cases.values())
+    return suite, list(cases.values())
 
 
 def save(path, record):
@@ -484,7 +486,9 @@ def save(path, record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", required=True, metavar="FILE", help="a record, whose cases are measured")
+    parser.add_argument(
+        "--cases", required=True, metavar="FILE", help="a record, or what `diffattn bench --list` printed"
+    )
     parser.add_argument("-o", "--output", default="torch.jsonl", metavar="FILE", help="the record [torch.jsonl]")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"], help="cuda is ROCm too")
     parser.add_argument("--threads", type=int, help="threads of the CPU")

@@ -1,14 +1,17 @@
 //! The public handle: a device, its capabilities, and the kernels compiled so far.
 
 use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::task::{Context, Poll, Waker};
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostGradInputs, HostGradients, HostInputs, HostOutputs};
 use crate::kv_cache::{KvCache, KvConfig};
-use crate::ops::backward::BackwardPlan;
+use crate::memo::Memo;
+use crate::ops::backward::{self, BackwardPlan};
 use crate::ops::decode::{DecodeOptions, DecodePlan, DecodeProblem};
-use crate::ops::forward::ForwardPlan;
+use crate::ops::forward::{self, ForwardPlan};
 use crate::ops::kv_append::{AppendPlan, AppendProblem};
 use crate::ops::matmul::{Matmul, MatmulPlan};
 use crate::pipeline::Pipelines;
@@ -25,10 +28,18 @@ pub struct DiffAttention {
     pub(crate) queue: wgpu::Queue,
     pub(crate) caps: Arc<Caps>,
     pub(crate) pipelines: Arc<Pipelines>,
+    pub(crate) choices: Arc<Choices>,
+}
+
+/// What was chosen for recent problems.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    pub forward: Memo<forward::Chosen>,
+    pub backward: Memo<backward::Chosen>,
 }
 
 /// Choices that are normally left to the planner; tests, benchmarks and tuners force them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct PlanOptions {
     /// The kernel family; `None` lets the planner choose.
@@ -57,6 +68,7 @@ impl DiffAttention {
             queue: queue.clone(),
             caps: Arc::new(Caps::of(device)),
             pipelines: Arc::default(),
+            choices: Arc::default(),
         }
     }
 
@@ -160,7 +172,7 @@ impl DiffAttention {
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn kv_cache_blocking(&self, config: &KvConfig) -> Result<KvCache> {
-        pollster::block_on(self.kv_cache(config))
+        block_on(self.kv_cache(config))
     }
 
     /// [`DiffAttention::plan_append`], waiting for the result. Not in a browser, which must not block.
@@ -169,7 +181,7 @@ impl DiffAttention {
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn plan_append_blocking(&self, problem: &AppendProblem) -> Result<AppendPlan> {
-        pollster::block_on(self.plan_append(problem))
+        block_on(self.plan_append(problem))
     }
 
     /// [`DiffAttention::plan_decode`], waiting for the result. Not in a browser, which must not block.
@@ -178,7 +190,7 @@ impl DiffAttention {
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn plan_decode_blocking(&self, problem: &DecodeProblem, options: DecodeOptions) -> Result<DecodePlan> {
-        pollster::block_on(self.plan_decode(problem, options))
+        block_on(self.plan_decode(problem, options))
     }
 
     /// [`DiffAttention::plan_forward`], waiting for the result. Not in a browser, which must not block.
@@ -187,7 +199,7 @@ impl DiffAttention {
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn plan_forward_blocking(&self, problem: &Problem, options: PlanOptions) -> Result<ForwardPlan> {
-        pollster::block_on(self.plan_forward(problem, options))
+        block_on(self.plan_forward(problem, options))
     }
 
     /// [`DiffAttention::forward`], waiting for the result. Not in a browser, which must not block.
@@ -196,7 +208,7 @@ impl DiffAttention {
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn forward_blocking(&self, problem: &Problem, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
-        pollster::block_on(self.forward(problem, inputs))
+        block_on(self.forward(problem, inputs))
     }
 
     /// Validates the problem, chooses path and tiles, and compiles the kernels of the backward pass unless they are
@@ -246,7 +258,7 @@ impl DiffAttention {
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn plan_backward_blocking(&self, problem: &Problem, options: PlanOptions) -> Result<BackwardPlan> {
-        pollster::block_on(self.plan_backward(problem, options))
+        block_on(self.plan_backward(problem, options))
     }
 
     /// [`DiffAttention::backward`], waiting for the result. Not in a browser, which must not block.
@@ -260,7 +272,17 @@ impl DiffAttention {
         inputs: &HostInputs<'_>,
         grads: &HostGradInputs<'_>,
     ) -> Result<HostGradients> {
-        pollster::block_on(self.backward(problem, inputs, grads))
+        block_on(self.backward(problem, inputs, grads))
+    }
+}
+
+/// Waits for a future. One that is ready at once, as a plan of known kernels is, costs nothing.
+#[cfg(not(target_arch = "wasm32"))]
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => pollster::block_on(future),
     }
 }
 

@@ -20,8 +20,10 @@ pub struct DecodeTile {
     pub key_lanes: u32,
     /// Keys whose scores one invocation computes in one step.
     pub keys_per_lane: u32,
-    /// Groups of four rows that one invocation owns.
-    pub row_quads: u32,
+    /// Rows of one vector: 4, or 2 where a KV head has no more.
+    pub pack: u32,
+    /// Packs of rows that one invocation owns.
+    pub row_packs: u32,
     /// Invocations that share a key's elements; 1 except on the subgroup path.
     pub parts: u32,
     /// Whether K and V are shared through workgroup memory, for many rows; otherwise Q is.
@@ -31,7 +33,7 @@ pub struct DecodeTile {
 impl DecodeTile {
     /// Packed query rows: new token × output head of the KV group × member of the pair.
     pub const fn rows(&self) -> u32 {
-        4 * self.row_quads * self.threads / self.key_lanes
+        self.pack * self.row_packs * self.threads / self.key_lanes
     }
 
     /// Keys of one step.
@@ -54,9 +56,9 @@ impl DecodeTile {
         if self.staged { self.keys() * self.kv_stride(head_dim, value_dim) } else { 1 }
     }
 
-    /// vec4 slots of Q.
+    /// Slots of Q, of one pack each.
     pub(crate) const fn q_slots(&self, head_dim: u32) -> u32 {
-        if self.staged { 1 } else { self.rows() / 4 * head_dim }
+        if self.staged { 1 } else { self.rows() / self.pack * head_dim }
     }
 
     /// vec4 slots for merging lanes that took different keys.
@@ -67,7 +69,8 @@ impl DecodeTile {
     /// Bytes of workgroup memory: the terms stated at the head of decode.wgsl.
     pub const fn workgroup_bytes(&self, head_dim: u32, value_dim: u32, kv_dtype: KvDType) -> u32 {
         let columns = self.key_lanes / self.parts;
-        16 * (self.rows() / 4 * (columns + self.keys()) + self.q_slots(head_dim) + self.merge_slots(value_dim))
+        4 * (self.rows() * (columns + self.keys()) + self.pack * self.q_slots(head_dim))
+            + 16 * self.merge_slots(value_dim)
             + 4 * self.keys()
             + 8 * kv_dtype.size() as u32 * self.kv_slots(head_dim, value_dim)
             + 16 // alignment between the arrays
@@ -82,8 +85,9 @@ impl DecodeTile {
     }
 
     fn is_sound(&self, path: Path) -> bool {
-        let counts = [self.threads, self.key_lanes, self.keys_per_lane, self.row_quads, self.parts];
+        let counts = [self.threads, self.key_lanes, self.keys_per_lane, self.row_packs, self.parts];
         counts.iter().all(|&count| (1..=1024).contains(&count))
+            && matches!(self.pack, 2 | 4)
             && self.threads.is_multiple_of(self.key_lanes)
             && self.key_lanes.is_multiple_of(self.parts)
             && self.parts.is_power_of_two()
@@ -95,8 +99,8 @@ impl DecodeTile {
     /// Checks a tile that a caller chose against the problem and the device.
     pub(crate) fn validate(&self, dims: Dims, path: Path, caps: &Caps) -> Result<()> {
         if !self.is_sound(path) {
-            let rule = "parts a power of two that divides key_lanes (1 on the portable path), key_lanes a divisor of \
-                        threads (all of them unless staged), staged on the portable path only";
+            let rule = "pack 2 or 4, parts a power of two that divides key_lanes (1 on the portable path), key_lanes a \
+                        divisor of threads (all of them unless staged), staged on the portable path only";
             return Err(Error::invalid("tile", rule, format!("{self:?}")));
         }
         let smallest = if path == Path::Subgroup { subgroup_min(caps)? } else { 1 };
@@ -144,9 +148,9 @@ pub(crate) fn decode_tile(dims: Dims, path: Option<Path>, caps: &Caps) -> Result
         None => Path::Portable,
         Some(path) => path,
     };
-    let smallest = if path == Path::Subgroup { subgroup_min(caps)? } else { 1 };
     let tile = if few {
-        few_rows(rows, dims.head_dim, smallest).find(|tile| tile.fits(dims, caps))
+        let most_parts = if path == Path::Subgroup { most_parts(caps)? } else { 1 };
+        few_rows(rows, dims.head_dim, most_parts).find(|tile| tile.fits(dims, caps))
     } else {
         // The fewest workgroups that load K and V again; then the first, which is the best.
         let fitting = many_rows(rows, dims.value_dim).filter(|tile| tile.fits(dims, caps));
@@ -160,18 +164,27 @@ pub(crate) fn decode_tile(dims: Dims, path: Option<Path>, caps: &Caps) -> Result
     })
 }
 
-fn few_rows(rows: u32, head_dim: u32, smallest_subgroup: u32) -> impl Iterator<Item = DecodeTile> {
-    // Neighbouring lanes read 64 bytes of f16 of the same key, where its elements divide evenly.
-    let most = smallest_subgroup.min(4);
-    let parts = [4, 2].into_iter().find(|parts| *parts <= most && (head_dim / 8).is_multiple_of(*parts)).unwrap_or(1);
+/// Lanes that share a key, at most: four, which read 64 bytes of f16 together. A CPU loads for each lane by itself, but
+/// what is the same for all lanes only once, as Q is where each lane has a key of its own.
+fn most_parts(caps: &Caps) -> Result<u32> {
+    let smallest = subgroup_min(caps)?;
+    Ok(if caps.kind == wgpu::DeviceType::Cpu { 1 } else { smallest.min(4) })
+}
+
+fn few_rows(rows: u32, head_dim: u32, most_parts: u32) -> impl Iterator<Item = DecodeTile> {
+    // Where a key's elements divide evenly.
+    let divides = |parts: &u32| *parts <= most_parts && (head_dim / 8).is_multiple_of(*parts);
+    let parts = [4, 2].into_iter().find(divides).unwrap_or(1);
     // Small workgroups: their barriers are cheap, and as many of them as the cores hold hide the wait for memory.
     let threads = if parts > 1 { 64 } else { 32 };
-    let row_quads = rows.div_ceil(4);
+    let pack = if rows <= 2 { 2 } else { 4 };
+    let row_packs = rows.div_ceil(pack);
     [4, 2, 1].into_iter().map(move |keys_per_lane| DecodeTile {
         threads,
         key_lanes: threads,
         keys_per_lane,
-        row_quads,
+        pack,
+        row_packs,
         parts,
         staged: false,
     })
@@ -179,16 +192,17 @@ fn few_rows(rows: u32, head_dim: u32, smallest_subgroup: u32) -> impl Iterator<I
 
 fn many_rows(rows: u32, value_dim: u32) -> impl Iterator<Item = DecodeTile> {
     [(32, 1), (16, 1), (8, 1)].into_iter().flat_map(move |(key_lanes, keys_per_lane)| {
-        [2, 1].into_iter().flat_map(move |row_quads| {
+        [2, 1].into_iter().flat_map(move |row_packs| {
             let octets = (value_dim / 8).div_ceil(key_lanes);
-            let most = rows.div_ceil(4 * row_quads);
+            let most = rows.div_ceil(4 * row_packs);
             // At most 128 accumulators of f32, and preferably all rows in one workgroup.
-            let lanes = (1..=most).rev().filter(move |_| octets * row_quads <= 4);
+            let lanes = (1..=most).rev().filter(move |_| octets * row_packs <= 4);
             lanes.map(move |row_lanes| DecodeTile {
                 threads: row_lanes * key_lanes,
                 key_lanes,
                 keys_per_lane,
-                row_quads,
+                pack: 4,
+                row_packs,
                 parts: 1,
                 staged: true,
             })

@@ -45,6 +45,7 @@ mod host;
 mod kv_cache;
 pub mod layer;
 pub mod matrix;
+mod memo;
 mod ops;
 mod params;
 mod pipeline;

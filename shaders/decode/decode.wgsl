@@ -1,17 +1,18 @@
 // DIFF V2 decode: few new tokens against a long cache. Bound by reading K and V, so each is read once.
 //
 // A workgroup owns one split of the keys of one sequence and KV head, for ROWS packed query rows: (new token, output
-// head of the KV group, member). Invocations form a grid of ROW_LANES × KEY_LANES; each has 4 · ROW_QUADS rows, a vec4
-// holding one value for each of four rows. For every tile of KEYS keys, an invocation computes the scores of its rows
-// at KEYS_PER_LANE keys (PARTS neighbours share a key's elements), then adds to its rows of eight output elements. Where
-// the output has fewer octets than there are key lanes, GROUPS groups of lanes take every GROUPS-th key.
+// head of the KV group, member). Invocations form a grid of ROW_LANES × KEY_LANES; each has ROW_PACKS packs of PACK rows,
+// a vector (`Rows`) holding one value for each row of a pack. For every tile of KEYS keys, an invocation computes the
+// scores of its rows at KEYS_PER_LANE keys (PARTS neighbours share a key's elements), then adds to its rows of eight
+// output elements. Where the output has fewer octets than there are key lanes, GROUPS groups of lanes take every
+// GROUPS-th key.
 //
 // Few rows (not STAGED; ROW_LANES = 1): K and V go from the cache straight to registers, Q stays in workgroup memory.
 // Many rows (STAGED): K, then V in its place, are shared through workgroup memory as they are stored; Q is re-read.
 // Either way each element of K and V is loaded once, whatever the number of rows in the workgroup.
 //
-// Workgroup memory, in bytes: 16 · (ROWS/4) · (COLUMNS + KEYS) + 4 · KEYS, and
-//     Q_SLOTS · 16 (few rows), KV_SLOTS · 8 · element size (many rows), 16 · THREADS where GROUPS > 1.
+// Workgroup memory, in bytes: 4 · ROWS · (COLUMNS + KEYS) + 4 · KEYS, and
+//     Q_SLOTS · 4 · PACK (few rows), KV_SLOTS · 8 · element size (many rows), 16 · THREADS where GROUPS > 1.
 // Barriers per key tile: maxima shared; weights shared. STAGED: also K loaded; tile done.
 // Numerics: online softmax in base 2, f32 throughout; each lane sums its own keys, merged once at the end.
 // Source: "Differential Transformer V2" (Microsoft, 2026); split keys as in Flash-Decoding (Dao et al., 2023).
@@ -21,17 +22,17 @@
 @group(0) @binding(3) var<storage, read> v: array<CacheElem>;
 
 const ROW_LANES: u32 = THREADS / KEY_LANES;
-const QUADS: u32 = ROW_QUADS * ROW_LANES;  // of rows, in the workgroup
-const ROWS: u32 = 4u * QUADS;
+const PACKS: u32 = ROW_PACKS * ROW_LANES;  // of rows, in the workgroup
+const ROWS: u32 = PACK * PACKS;
 const COLUMNS: u32 = KEY_LANES / PARTS;
 const KEYS: u32 = COLUMNS * KEYS_PER_LANE;
 const GROUP_LANES: u32 = min(KEY_LANES, VALUE_OCTETS);
 const GROUPS: u32 = KEY_LANES / GROUP_LANES;
 
-var<workgroup> wg_q: array<vec4<f32>, Q_SLOTS>;            // [element][row quad], unless STAGED
+var<workgroup> wg_q: array<Rows, Q_SLOTS>;                 // [element][pack], unless STAGED
 var<workgroup> wg_kv: array<CacheElem, KV_SLOTS>;          // [key][octet], where STAGED: K, then V
-var<workgroup> wg_column: array<vec4<f32>, QUADS * COLUMNS>;  // [row quad][column]: maxima; sums at the end
-var<workgroup> wg_weight: array<vec4<f32>, QUADS * KEYS>;     // [row quad][key]
+var<workgroup> wg_column: array<Rows, PACKS * COLUMNS>;    // [pack][column]: maxima; sums at the end
+var<workgroup> wg_weight: array<Rows, PACKS * KEYS>;       // [pack][key]
 var<workgroup> wg_row: array<u32, KEYS>;                   // the cache's row of each key, unless STAGED
 var<workgroup> wg_merge: array<vec4<f32>, MERGE_SLOTS>;    // [lane], where GROUPS > 1
 
@@ -44,24 +45,16 @@ struct Place {
     e: Entry,
 }
 
-// Eight elements of four rows of Q: one vec4 for each element.
+// Eight elements of a pack's rows of Q: one vector for each element.
 struct Query {
-    e0: vec4<f32>,
-    e1: vec4<f32>,
-    e2: vec4<f32>,
-    e3: vec4<f32>,
-    e4: vec4<f32>,
-    e5: vec4<f32>,
-    e6: vec4<f32>,
-    e7: vec4<f32>,
-}
-
-// Eight output elements of four rows.
-struct Octets {
-    r0: F32x8,
-    r1: F32x8,
-    r2: F32x8,
-    r3: F32x8,
+    e0: Rows,
+    e1: Rows,
+    e2: Rows,
+    e3: Rows,
+    e4: Rows,
+    e5: Rows,
+    e6: Rows,
+    e7: Rows,
 }
 
 // The query of a row, as an index within the step's tokens of its sequence; rows beyond the last are copies of it.
@@ -74,44 +67,30 @@ fn q_row(at: Place, row: u32) -> u32 {
     return row_of(params.q, 0u, at.e.q_start + query_of(at, row), at.kv_head * rows + row % rows);
 }
 
-fn read_query(at: Place, quad: u32, octet: u32) -> Query {
-    let row = at.first_row + 4u * quad;
-    let a = unpack8(q[q_row(at, row) + octet]);
-    let b = unpack8(q[q_row(at, row + 1u) + octet]);
-    let c = unpack8(q[q_row(at, row + 2u) + octet]);
-    let d = unpack8(q[q_row(at, row + 3u) + octet]);
-    return Query(
-        vec4<f32>(a.lo.x, b.lo.x, c.lo.x, d.lo.x), vec4<f32>(a.lo.y, b.lo.y, c.lo.y, d.lo.y),
-        vec4<f32>(a.lo.z, b.lo.z, c.lo.z, d.lo.z), vec4<f32>(a.lo.w, b.lo.w, c.lo.w, d.lo.w),
-        vec4<f32>(a.hi.x, b.hi.x, c.hi.x, d.hi.x), vec4<f32>(a.hi.y, b.hi.y, c.hi.y, d.hi.y),
-        vec4<f32>(a.hi.z, b.hi.z, c.hi.z, d.hi.z), vec4<f32>(a.hi.w, b.hi.w, c.hi.w, d.hi.w),
-    );
-}
-
 // Q of every row, as f32; visible from the next barrier on.
 fn stage_q(at: Place, lane: u32) {
-    for (var i = lane; i < QUADS * HEAD_OCTETS; i += THREADS) {
-        let x = read_query(at, i % QUADS, i / QUADS);
-        let slot = (i / QUADS) * 8u * QUADS + i % QUADS;
+    for (var i = lane; i < PACKS * HEAD_OCTETS; i += THREADS) {
+        let x = read_query(at, at.first_row + PACK * (i % PACKS), i / PACKS);
+        let slot = (i / PACKS) * 8u * PACKS + i % PACKS;
         wg_q[slot] = x.e0;
-        wg_q[slot + QUADS] = x.e1;
-        wg_q[slot + 2u * QUADS] = x.e2;
-        wg_q[slot + 3u * QUADS] = x.e3;
-        wg_q[slot + 4u * QUADS] = x.e4;
-        wg_q[slot + 5u * QUADS] = x.e5;
-        wg_q[slot + 6u * QUADS] = x.e6;
-        wg_q[slot + 7u * QUADS] = x.e7;
+        wg_q[slot + PACKS] = x.e1;
+        wg_q[slot + 2u * PACKS] = x.e2;
+        wg_q[slot + 3u * PACKS] = x.e3;
+        wg_q[slot + 4u * PACKS] = x.e4;
+        wg_q[slot + 5u * PACKS] = x.e5;
+        wg_q[slot + 6u * PACKS] = x.e6;
+        wg_q[slot + 7u * PACKS] = x.e7;
     }
 }
 
-fn query_octet(at: Place, quad: u32, octet: u32) -> Query {
+fn query_octet(at: Place, pack: u32, octet: u32) -> Query {
     if (STAGED) {
-        return read_query(at, quad, octet);
+        return read_query(at, at.first_row + PACK * pack, octet);
     }
-    let slot = octet * 8u * QUADS + quad;
+    let slot = octet * 8u * PACKS + pack;
     return Query(
-        wg_q[slot], wg_q[slot + QUADS], wg_q[slot + 2u * QUADS], wg_q[slot + 3u * QUADS],
-        wg_q[slot + 4u * QUADS], wg_q[slot + 5u * QUADS], wg_q[slot + 6u * QUADS], wg_q[slot + 7u * QUADS],
+        wg_q[slot], wg_q[slot + PACKS], wg_q[slot + 2u * PACKS], wg_q[slot + 3u * PACKS],
+        wg_q[slot + 4u * PACKS], wg_q[slot + 5u * PACKS], wg_q[slot + 6u * PACKS], wg_q[slot + 7u * PACKS],
     );
 }
 
@@ -142,32 +121,16 @@ fn stage_v(at: Place, lane: u32, first_key: u32, count: u32) {
     }
 }
 
-// acc + q · x for four rows.
-fn multiply_rows(acc: vec4<f32>, a: Query, x: F32x8) -> vec4<f32> {
-    var sum = fma(a.e0, vec4<f32>(x.lo.x), acc);
-    sum = fma(a.e1, vec4<f32>(x.lo.y), sum);
-    sum = fma(a.e2, vec4<f32>(x.lo.z), sum);
-    sum = fma(a.e3, vec4<f32>(x.lo.w), sum);
-    sum = fma(a.e4, vec4<f32>(x.hi.x), sum);
-    sum = fma(a.e5, vec4<f32>(x.hi.y), sum);
-    sum = fma(a.e6, vec4<f32>(x.hi.z), sum);
-    return fma(a.e7, vec4<f32>(x.hi.w), sum);
-}
-
-fn add_weighted(acc: Octets, weight: vec4<f32>, x: F32x8) -> Octets {
-    return Octets(
-        F32x8(fma(vec4<f32>(weight.x), x.lo, acc.r0.lo), fma(vec4<f32>(weight.x), x.hi, acc.r0.hi)),
-        F32x8(fma(vec4<f32>(weight.y), x.lo, acc.r1.lo), fma(vec4<f32>(weight.y), x.hi, acc.r1.hi)),
-        F32x8(fma(vec4<f32>(weight.z), x.lo, acc.r2.lo), fma(vec4<f32>(weight.z), x.hi, acc.r2.hi)),
-        F32x8(fma(vec4<f32>(weight.w), x.lo, acc.r3.lo), fma(vec4<f32>(weight.w), x.hi, acc.r3.hi)),
-    );
-}
-
-fn scaled(acc: Octets, by: vec4<f32>) -> Octets {
-    return Octets(
-        F32x8(acc.r0.lo * by.x, acc.r0.hi * by.x), F32x8(acc.r1.lo * by.y, acc.r1.hi * by.y),
-        F32x8(acc.r2.lo * by.z, acc.r2.hi * by.z), F32x8(acc.r3.lo * by.w, acc.r3.hi * by.w),
-    );
+// acc + q · x for a pack of rows.
+fn multiply_rows(acc: Rows, a: Query, x: F32x8) -> Rows {
+    var sum = fma(a.e0, Rows(x.lo.x), acc);
+    sum = fma(a.e1, Rows(x.lo.y), sum);
+    sum = fma(a.e2, Rows(x.lo.z), sum);
+    sum = fma(a.e3, Rows(x.lo.w), sum);
+    sum = fma(a.e4, Rows(x.hi.x), sum);
+    sum = fma(a.e5, Rows(x.hi.y), sum);
+    sum = fma(a.e6, Rows(x.hi.z), sum);
+    return fma(a.e7, Rows(x.hi.w), sum);
 }
 
 // Sum over the lanes that took other keys for the same rows and elements; right in the first group's lanes.
@@ -185,7 +148,7 @@ fn sum_groups(lane: u32, x: vec4<f32>) -> vec4<f32> {
     return sum;
 }
 
-fn sum_octets(lane: u32, x: F32x8) -> F32x8 {
+fn sum_octet(lane: u32, x: F32x8) -> F32x8 {
     return F32x8(sum_groups(lane, x.lo), sum_groups(lane, x.hi));
 }
 
@@ -205,11 +168,11 @@ fn run(workgroup: u32, lane: u32) {
         return;
     }
     // What is the same for all lanes is spelled out: drivers that see it load once instead of once for each lane.
-    let first_quad = select(lane / KEY_LANES * ROW_QUADS, 0u, ROW_LANES == 1u);
+    let first_pack = select(lane / KEY_LANES * ROW_PACKS, 0u, ROW_LANES == 1u);
     let key_lane = select(lane % KEY_LANES, lane, ROW_LANES == 1u);
     let column = key_lane / PARTS;
     let part = select(key_lane % PARTS, 0u, PARTS == 1u);
-    let group = select(key_lane / GROUP_LANES, 0u, KEY_LANES == GROUP_LANES);
+    let group = select(group_of(key_lane), 0u, KEY_LANES == GROUP_LANES);
 
     // This split's share of the keys that some row sees: whole tiles, at least two where there are any.
     let diagonal = i32(at.e.kv_len) - i32(at.e.q_len);
@@ -226,12 +189,12 @@ fn run(workgroup: u32, lane: u32) {
         stage_q(at, lane);
         workgroupBarrier();
     }
-    var row_max: array<vec4<f32>, ROW_QUADS>;
-    var row_sum: array<vec4<f32>, ROW_QUADS>;  // over this lane's keys only
-    for (var r = 0u; r < ROW_QUADS; r++) {
-        row_max[r] = vec4<f32>(NO_KEY);
+    var row_max: array<Rows, ROW_PACKS>;
+    var row_sum: array<Rows, ROW_PACKS>;  // over this lane's keys only
+    for (var r = 0u; r < ROW_PACKS; r++) {
+        row_max[r] = Rows(NO_KEY);
     }
-    var o: array<Octets, ROW_QUADS * OCTETS_PER_LANE>;
+    var o: array<Octets, ROW_PACKS * OCTETS_PER_LANE>;
 
     for (var first_key = start; first_key < end; first_key += KEYS) {
         let count = end - first_key;
@@ -249,7 +212,7 @@ fn run(workgroup: u32, lane: u32) {
             }
         }
         // Zero in words: see forward.wgsl.
-        var score = array<vec4<f32>, ROW_QUADS * KEYS_PER_LANE>();
+        var score = array<Rows, ROW_PACKS * KEYS_PER_LANE>();
         for (var octet = part; octet < HEAD_OCTETS; octet += PARTS) {
             var x = array<F32x8, KEYS_PER_LANE>();
             for (var n = 0u; n < KEYS_PER_LANE; n++) {
@@ -262,8 +225,8 @@ fn run(workgroup: u32, lane: u32) {
                     }
                 }
             }
-            for (var r = 0u; r < ROW_QUADS; r++) {
-                let a = query_octet(at, first_quad + r, octet);
+            for (var r = 0u; r < ROW_PACKS; r++) {
+                let a = query_octet(at, first_pack + r, octet);
                 for (var n = 0u; n < KEYS_PER_LANE; n++) {
                     let i = r * KEYS_PER_LANE + n;
                     score[i] = multiply_rows(score[i], a, x[n]);
@@ -272,31 +235,28 @@ fn run(workgroup: u32, lane: u32) {
         }
         // Only tiles at an edge of the mask or of the keys pay for comparisons.
         let edge = i32(first_key) < shared_keys.x || i32(first_key + KEYS) > min(shared_keys.y, i32(end));
-        var lane_max = array<vec4<f32>, ROW_QUADS>();
-        for (var r = 0u; r < ROW_QUADS; r++) {
+        var lane_max = array<Rows, ROW_PACKS>();
+        for (var r = 0u; r < ROW_PACKS; r++) {
             lane_max[r] = row_max[r];
-            let row = at.first_row + 4u * (first_quad + r);
-            let position = vec4<i32>(diagonal) + vec4<i32>(vec4<u32>(
-                query_of(at, row), query_of(at, row + 1u), query_of(at, row + 2u), query_of(at, row + 3u)));
+            let row = at.first_row + PACK * (first_pack + r);
             for (var n = 0u; n < KEYS_PER_LANE; n++) {
                 let i = r * KEYS_PER_LANE + n;
-                score[i] = score4(sum_parts(score[i]) * factor[n].x);
+                score[i] = score_rows(sum_parts(score[i]) * factor[n].x);
                 if (edge) {
                     let key = n * COLUMNS + column;
-                    let visible = sees(position, i32(first_key + key)) & vec4<bool>(key < count);
-                    score[i] = select(vec4<f32>(UNSEEN), score[i], visible);
+                    score[i] = hide_unseen(at, row, diagonal, i32(first_key + key), key < count, score[i]);
                 }
                 lane_max[r] = max(lane_max[r], score[i]);
             }
-            share_max(lane, first_quad + r, column, part, lane_max[r]);
+            share_max(lane, first_pack + r, column, part, lane_max[r]);
         }
         workgroupBarrier();
 
         if (STAGED) {
             stage_v(at, lane, first_key, count);  // all have read K
         }
-        for (var r = 0u; r < ROW_QUADS; r++) {
-            let new_max = rows_max(first_quad + r);
+        for (var r = 0u; r < ROW_PACKS; r++) {
+            let new_max = rows_max(first_pack + r);
             let keep = exp2(row_max[r] - new_max);
             row_max[r] = new_max;
             row_sum[r] *= keep;
@@ -304,7 +264,7 @@ fn run(workgroup: u32, lane: u32) {
                 let weight = exp2(score[r * KEYS_PER_LANE + n] - new_max);
                 row_sum[r] += weight;
                 if (part == 0u) {
-                    wg_weight[(first_quad + r) * KEYS + n * COLUMNS + column] = weight * factor[n].y;
+                    wg_weight[(first_pack + r) * KEYS + n * COLUMNS + column] = weight * factor[n].y;
                 }
             }
             for (var j = 0u; j < OCTETS_PER_LANE; j++) {
@@ -329,9 +289,9 @@ fn run(workgroup: u32, lane: u32) {
                         } else {
                             x = unpack_cache(load_v(wg_row[key], octet));
                         }
-                        for (var r = 0u; r < ROW_QUADS; r++) {
+                        for (var r = 0u; r < ROW_PACKS; r++) {
                             let i = r * OCTETS_PER_LANE + j;
-                            o[i] = add_weighted(o[i], wg_weight[(first_quad + r) * KEYS + key], x);
+                            o[i] = add_weighted(o[i], wg_weight[(first_pack + r) * KEYS + key], x);
                         }
                     }
                 }
@@ -343,32 +303,23 @@ fn run(workgroup: u32, lane: u32) {
     }
 
     workgroupBarrier();
-    for (var r = 0u; r < ROW_QUADS; r++) {
+    for (var r = 0u; r < ROW_PACKS; r++) {
         if (part == 0u) {
-            wg_column[(first_quad + r) * COLUMNS + column] = row_sum[r];
+            wg_column[(first_pack + r) * COLUMNS + column] = row_sum[r];
         }
     }
     workgroupBarrier();
-    for (var r = 0u; r < ROW_QUADS; r++) {
-        var sum = vec4<f32>(0.0);
+    for (var r = 0u; r < ROW_PACKS; r++) {
+        var sum = Rows(0.0);
         for (var i = 0u; i < COLUMNS; i++) {
-            sum += wg_column[(first_quad + r) * COLUMNS + i];
+            sum += wg_column[(first_pack + r) * COLUMNS + i];
         }
-        let row = at.first_row + 4u * (first_quad + r);
+        let row = at.first_row + PACK * (first_pack + r);
         for (var j = 0u; j < OCTETS_PER_LANE; j++) {
-            let x = o[r * OCTETS_PER_LANE + j];
-            let r0 = sum_octets(lane, x.r0);
-            let r1 = sum_octets(lane, x.r1);
-            let r2 = sum_octets(lane, x.r2);
-            let r3 = sum_octets(lane, x.r3);
+            let x = sum_octets(lane, o[r * OCTETS_PER_LANE + j]);
             let octet = key_lane % GROUP_LANES + j * GROUP_LANES;
             if (group == 0u && octet < VALUE_OCTETS) {
-                if (row < rows) {
-                    write_pair(at, row, octet, r0, r1, row_max[r].xy, sum.xy);
-                }
-                if (row + 2u < rows) {
-                    write_pair(at, row + 2u, octet, r2, r3, row_max[r].zw, sum.zw);
-                }
+                write_pairs(at, row, rows, octet, x, row_max[r], sum);
             }
         }
     }

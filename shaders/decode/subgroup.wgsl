@@ -5,6 +5,7 @@
 
 var<private> subgroups: u32;
 var<private> subgroup: u32;
+var<private> lanes: u32;  // of a subgroup
 var<private> is_first: bool;
 
 @compute @workgroup_size(THREADS)
@@ -17,12 +18,13 @@ fn main(
 ) {
     subgroups = num_subgroups;
     subgroup = subgroup_id;
+    lanes = subgroup_size;
     is_first = invocation == 0u;
     run(group.x + group.y * params.grid_width, subgroup_id * subgroup_size + invocation);
 }
 
 // Sum over the lanes that share a key; a butterfly adds in the same order for all of them.
-fn sum_parts(x: vec4<f32>) -> vec4<f32> {
+fn sum_parts(x: Rows) -> Rows {
     var result = x;
     for (var distance = 1u; distance < PARTS; distance <<= 1u) {
         result += subgroupShuffleXor(result, distance);
@@ -30,18 +32,24 @@ fn sum_parts(x: vec4<f32>) -> vec4<f32> {
     return result;
 }
 
-// Makes this subgroup's maximum of a row quad readable by rows_max, after a barrier.
-fn share_max(lane: u32, quad: u32, column: u32, part: u32, x: vec4<f32>) {
+// Makes this subgroup's maximum of a pack readable by rows_max, after a barrier.
+fn share_max(lane: u32, pack: u32, column: u32, part: u32, x: Rows) {
     let largest = subgroupMax(x);
     if (is_first) {
-        wg_column[quad * COLUMNS + subgroup] = largest;
+        wg_column[pack * COLUMNS + subgroup] = largest;
     }
 }
 
-fn rows_max(quad: u32) -> vec4<f32> {
-    var result = wg_column[quad * COLUMNS];
+fn rows_max(pack: u32) -> Rows {
+    var result = wg_column[pack * COLUMNS];
     for (var i = 1u; i < subgroups; i++) {
-        result = max(result, wg_column[quad * COLUMNS + i]);
+        result = max(result, wg_column[pack * COLUMNS + i]);
     }
     return result;
+}
+
+// The group of lanes that take the same keys' values: one for a whole subgroup where they can be, so that a driver that
+// sees it loads weights once instead of once for each lane.
+fn group_of(key_lane: u32) -> u32 {
+    return select(key_lane / GROUP_LANES, subgroup * lanes / GROUP_LANES, GROUP_LANES % lanes == 0u);
 }

@@ -100,7 +100,8 @@ impl Blocks {
         self.free.len() as u32
     }
 
-    /// Makes room for so many more tokens of each sequence: for all of them, or, with an error, for none.
+    /// Makes room for so many more tokens of each sequence: for all of them, or, with an error, for none. Takes nothing
+    /// from the heap unless a page is taken or copied.
     pub(crate) fn append(&mut self, items: &[(SequenceId, u32)]) -> Result<Changes> {
         self.check_append(items)?;
         let mut changes = Changes::default();
@@ -115,14 +116,17 @@ impl Blocks {
                 self.references[from as usize] -= 1;
                 slot.pages.pop();
             }
+            let kept = slot.pages.len();
             while slot.pages.len() < slot.len.div_ceil(page_size) as usize {
                 let Some(page) = self.free.pop() else { unreachable!("check_append counted the free pages") };
                 self.references[page as usize] = 1;
                 slot.pages.push(page);
             }
             changes.copies.extend(shared.map(|from| PageCopy { from, to: slot.pages[first as usize] }));
-            let pages = slot.pages[first as usize..].to_vec();
-            changes.tables.push(TableChange { slot: id.slot, first, pages });
+            if slot.pages.len() > kept {
+                let pages = slot.pages[first as usize..].to_vec();
+                changes.tables.push(TableChange { slot: id.slot, first, pages });
+            }
         }
         Ok(changes)
     }
@@ -147,7 +151,8 @@ impl Blocks {
             }
             let Some(page_size) = self.page_size.filter(|_| tokens > 0) else { continue };
             needed += len.div_ceil(page_size.into()) - slot.pages.len() as u64;
-            if let Some(page) = slot.pages.get((slot.len / page_size) as usize) {
+            let page = slot.pages.get((slot.len / page_size) as usize);
+            if let Some(page) = page.filter(|page| self.references[**page as usize] > 1) {
                 let references = left.entry(*page).or_insert(self.references[*page as usize]);
                 if *references > 1 {
                     *references -= 1;

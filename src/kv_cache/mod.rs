@@ -151,6 +151,8 @@ pub struct KvCache {
     directory: wgpu::Buffer,
     /// A copy within one buffer is not allowed: pages are copied by way of this one.
     copy: wgpu::Buffer,
+    /// The step's entries, before they are written to the directory.
+    entries: Vec<[u32; 4]>,
     /// Sequences of the current step, and the most tokens that one of them got.
     step: (u32, u32),
 }
@@ -225,6 +227,7 @@ impl KvCache {
             shards,
             directory: buffer("diffattn.cache.directory", 4 * words),
             copy: buffer("diffattn.cache.copy", if config.pages.is_some() { block_bytes } else { unit_bytes }),
+            entries: vec![[0; 4]; config.sequences as usize],
             step: (0, 0),
         })
     }
@@ -272,13 +275,13 @@ impl KvCache {
         for change in tables {
             self.write_table(&change);
         }
-        let mut entries = vec![0u32; 4 * self.config.sequences as usize];
+        self.entries.fill([0; 4]);
         let mut q_start = 0;
-        for (entry, &(id, tokens)) in entries.as_chunks_mut::<4>().0.iter_mut().zip(tokens) {
+        for (entry, &(id, tokens)) in self.entries.iter_mut().zip(tokens) {
             *entry = [id.slot, q_start, tokens, self.blocks.len(id)?];
             q_start += tokens;
         }
-        self.attention.queue.write_buffer(&self.directory, 0, bytemuck::cast_slice(&entries));
+        self.attention.queue.write_buffer(&self.directory, 0, bytemuck::cast_slice(&self.entries));
         self.step = (tokens.len() as u32, tokens.iter().map(|(_, tokens)| *tokens).max().unwrap_or(0));
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::{HostInputs, HostOutputs, Sizes};
+use crate::memo::Asked;
 use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
@@ -41,8 +42,14 @@ pub struct ForwardBuffers<'a> {
 pub struct ForwardPlan {
     attention: DiffAttention,
     problem: Problem,
-    variant: Variant,
+    chosen: Arc<Chosen>,
     pipeline: Arc<wgpu::ComputePipeline>,
+}
+
+/// The kernel that was chosen, and why.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    variant: Variant,
     reason: String,
 }
 
@@ -61,18 +68,12 @@ impl ForwardPlan {
     ) -> Result<Self> {
         problem.validate()?;
         Sizes::of(problem)?;
-        // Standard attention has tiled kernels only.
-        let caps = Caps { matrix: attention.caps().matrix.filter(|_| !standard), ..attention.caps().clone() };
-        let (variant, reason) = choose(problem, options, &caps)?;
-        if standard && (variant.tile.is_none() || problem.options.a2) {
-            let (what, hint) = ("standard attention on this path, or with a2", "choose a tiled path, and no a2");
-            return Err(Error::Unsupported { what: what.into(), hint: hint.into() });
-        }
-        let variant = Variant { standard, ..variant };
-        fits_device(&variant, attention.caps())?;
-        let pipeline =
-            attention.pipelines.get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks)).await?;
-        Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), variant, pipeline, reason })
+        let asked = Asked::new(problem, options, standard);
+        let choose = || Chosen::new(problem, options, standard, attention.caps());
+        let chosen = attention.choices.forward.get(asked, choose)?;
+        let key = (AnyVariant::Tensors(chosen.variant), options.runtime_checks);
+        let pipeline = attention.pipelines.get(&attention.device, key).await?;
+        Ok(ForwardPlan { attention: attention.clone(), problem: problem.clone(), chosen, pipeline })
     }
 
     /// The problem that was planned.
@@ -82,22 +83,22 @@ impl ForwardPlan {
 
     /// The kernel family that was chosen.
     pub fn path(&self) -> Path {
-        self.variant.path
+        self.chosen.variant.path
     }
 
     /// The tile that was chosen; `None` on the naive path.
     pub fn tile(&self) -> Option<AnyTile> {
-        self.variant.tile
+        self.chosen.variant.tile
     }
 
     /// The kernel's name, as in errors, dumps and benchmark rows.
     pub fn label(&self) -> String {
-        self.variant.label()
+        self.chosen.variant.label()
     }
 
     /// Why this path was chosen, in one clause.
     pub fn reason(&self) -> &str {
-        &self.reason
+        &self.chosen.reason
     }
 
     /// Checks the buffers and creates everything that encoding needs.
@@ -151,13 +152,13 @@ impl ForwardPlan {
 
     /// Query heads of an output head.
     fn members(&self) -> u32 {
-        if self.variant.standard { 1 } else { 2 }
+        if self.chosen.variant.standard { 1 } else { 2 }
     }
 
     fn tiling(&self, piece: &Piece) -> Tiling {
         let queries = piece.queries.len() as u64;
         let group = self.problem.shape.group();
-        match self.variant.tile {
+        match self.chosen.variant.tile {
             Some(tile) => Tiling {
                 head_tiles: (group / tile.heads_per_tile()).into(),
                 q_tiles: queries.div_ceil((tile.rows() / (self.members() * tile.heads_per_tile())).into()),
@@ -217,6 +218,21 @@ impl ForwardPlan {
             outputs.a2 = Some(values);
         }
         Ok(outputs)
+    }
+}
+
+impl Chosen {
+    fn new(problem: &Problem, options: PlanOptions, standard: bool, caps: &Caps) -> Result<Self> {
+        // Standard attention has tiled kernels only.
+        let tiled = Caps { matrix: caps.matrix.filter(|_| !standard), ..caps.clone() };
+        let (variant, reason) = choose(problem, options, &tiled)?;
+        if standard && (variant.tile.is_none() || problem.options.a2) {
+            let (what, hint) = ("standard attention on this path, or with a2", "choose a tiled path, and no a2");
+            return Err(Error::Unsupported { what: what.into(), hint: hint.into() });
+        }
+        let variant = Variant { standard, ..variant };
+        fits_device(&variant, caps)?;
+        Ok(Chosen { variant, reason })
     }
 }
 

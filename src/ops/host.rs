@@ -8,9 +8,17 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Limit`] above the device's largest buffer.
 pub(crate) fn upload(attention: &DiffAttention, name: &'static str, contents: Vec<u8>) -> Result<wgpu::Buffer> {
-    let buffer = create(attention, name, contents.len() as u64, wgpu::BufferUsages::COPY_DST)?;
+    let buffer = room(attention, name, contents.len() as u64)?;
     attention.queue.write_buffer(&buffer, 0, &contents);
     Ok(buffer)
+}
+
+/// A buffer of so many bytes, to be written by the queue and read by a kernel.
+///
+/// # Errors
+/// [`Error::Limit`] above the device's largest buffer.
+pub(crate) fn room(attention: &DiffAttention, name: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
+    create(attention, name, bytes, wgpu::BufferUsages::COPY_DST)
 }
 
 /// A buffer of so many bytes, to be written by a kernel and read back or by another kernel.

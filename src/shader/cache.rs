@@ -179,7 +179,9 @@ impl CacheVariant {
     fn all_decode(of: CacheVariant, caps: &Caps) -> Vec<CacheKernel> {
         let CacheVariant { head_dim, value_dim, kv_dtype, .. } = of;
         let mut kernels = Vec::new();
-        for (rows, path) in [(4, Path::Portable), (4, Path::Subgroup), (8, Path::Portable), (64, Path::Portable)] {
+        for (rows, path) in
+            [(2, Path::Portable), (4, Path::Portable), (4, Path::Subgroup), (8, Path::Portable), (64, Path::Portable)]
+        {
             let dims = Dims { rows, head_dim, value_dim, kv_dtype };
             let Ok((path, tile)) = decode_tile(dims, Some(path), caps) else { continue };
             let kernel = |mask, softcap, split, lse, counted| CacheKernel::Decode {
@@ -219,8 +221,9 @@ impl CacheVariant {
             CacheKernel::Merge { lse } => {
                 files.extend(["decode/merge.wgsl", "decode/partials.wgsl", "online_softmax.wgsl", lse_file(lse)]);
             }
-            CacheKernel::Decode { path, mask, softcap, split, lse, counted, .. } => {
-                files.extend(["decode/decode.wgsl", "online_softmax.wgsl", place]);
+            CacheKernel::Decode { path, tile, mask, softcap, split, lse, counted } => {
+                let rows = if tile.pack == 2 { "decode/rows2.wgsl" } else { "decode/rows4.wgsl" };
+                files.extend(["decode/decode.wgsl", rows, "online_softmax.wgsl", place]);
                 files.push(if int8 { "cache/int8.wgsl" } else { "cache/same.wgsl" });
                 files.push(if counted { "cache/counted.wgsl" } else { "cache/uncounted.wgsl" });
                 files.push(match mask {
@@ -253,7 +256,7 @@ impl CacheVariant {
                     ("THREADS", tile.threads),
                     ("KEY_LANES", tile.key_lanes),
                     ("KEYS_PER_LANE", tile.keys_per_lane),
-                    ("ROW_QUADS", tile.row_quads),
+                    ("ROW_PACKS", tile.row_packs),
                     ("PARTS", tile.parts),
                     ("OCTETS_PER_LANE", tile.octets_per_lane(self.value_dim)),
                     ("KV_STRIDE", tile.kv_stride(self.head_dim, self.value_dim)),

@@ -56,6 +56,8 @@ const FILES: &[(&str, &str)] = wgsl![
     "cache/uncounted.wgsl",
     "decode/params.wgsl",
     "decode/decode.wgsl",
+    "decode/rows2.wgsl",
+    "decode/rows4.wgsl",
     "decode/portable.wgsl",
     "decode/subgroup.wgsl",
     "decode/whole.wgsl",

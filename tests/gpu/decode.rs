@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(format!("decode::lengths::{}", dtype.name()), move |gpu| lengths(gpu, dtype)));
         cases.push(case(format!("decode::many_rows::{}", dtype.name()), move |gpu| many_rows(gpu, dtype)));
     }
+    cases.push(case("decode::few_rows", few_rows));
     cases.push(case("decode::splits", splits));
     cases.push(case("decode::windows", windows));
     cases.push(case("decode::generation", generation));
@@ -79,6 +80,21 @@ fn lengths(gpu: &Gpu, dtype: DType) -> Result<(), Failed> {
             }
             let how = Step { heads: 4, q_len: 2, options: causal() };
             judge(world.step(&which, how, on(path), rng)?, &format!("{path:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// One pair and more for each KV head, whole and in part of a vector.
+fn few_rows(gpu: &Gpu) -> Result<(), Failed> {
+    let (rng, dtype) = (&mut support::rng(), DType::F16);
+    for path in decode_paths(&gpu.attention) {
+        for (heads, q_len) in [(2, 1), (6, 1)] {
+            let mut world = World::new(&gpu.attention, config(2, 300, dtype), dtype)?;
+            world.grow(0, 290, rng)?;
+            let how = Step { heads, q_len, options: causal() };
+            let steps = world.step(&[(0, q_len), (1, 1)], how, on(path), rng)?;
+            judge(steps, &format!("{path:?}, {heads} heads, {q_len} tokens"))?;
         }
     }
     Ok(())

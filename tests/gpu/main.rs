@@ -1,5 +1,6 @@
 //! Every adapter found × every case: `ADAPTER::CASE`. Judged by the float64 reference.
 
+mod allocations;
 mod backward;
 mod backward_options;
 mod backward_run;
@@ -15,6 +16,8 @@ mod layer;
 mod limits;
 mod matmul;
 mod matrix;
+#[path = "../../benches/support/passes.rs"]
+mod passes;
 mod placement;
 mod random;
 mod run;
@@ -74,6 +77,7 @@ fn cases() -> Vec<Case> {
     cases.extend(errors::cases());
     cases.extend(export::cases());
     cases.extend(decode::cases());
+    cases.extend(allocations::cases());
     cases.extend(backward::cases());
     cases.extend(backward_options::cases());
     #[cfg(feature = "cli")]

@@ -72,10 +72,12 @@ fn list(suite: &Suite, out: &mut impl Write) -> Result<()> {
     writeln!(out, "{}", json!({ "suite": suite.name, "suite_version": suite.version }))?;
     for case in &suite.cases {
         let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = case.shape;
+        let cost = case.cost();
         let columns = json!({
             "op": case.op.name(), "form": case.form.name(), "path": case.runner.name(), "dtype": case.dtype_name(),
             "batch": batch, "q_len": q_len, "kv_len": kv_len, "heads": heads, "kv_heads": kv_heads,
             "head_dim": head_dim, "value_dim": value_dim, "causal": case.causal,
+            "flop": cost.flop, "bytes_min": cost.bytes,
         });
         writeln!(out, "{columns}")?;
     }

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use diffattn::reference::{self, Judge, Verdict};
-use diffattn::{DType, HostGradInputs, HostInputs, Path, Problem, Sizes};
+use comfy_table::Table;
+use diffattn::reference::{self, Verdict};
+use diffattn::{DType, Path, Shape};
 
 use crate::args::CheckArgs;
+use crate::case::Case;
 use crate::engine::Engine;
-use crate::gpu::{Gpu, Kernel};
+use crate::gpu::Gpu;
+use crate::problems::steps;
 use crate::{device, tables};
 
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
@@ -18,125 +21,98 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         Some(wanted) => vec![device::find(&adapters, wanted)?],
         None => (0..adapters.len()).collect(),
     };
-    let mut engines = Vec::new();
+    let mut sheets = Vec::new();
     if args.adapter.is_none() {
-        engines.push((Engine::Cpu, vec![None]));
+        sheets.push(Sheet::new(Engine::Cpu, vec![None]));
     }
     for index in chosen {
         let gpu = Gpu::open(&adapters[index]).with_context(|| format!("cannot use adapter {index}"))?;
-        engines.push((Engine::Gpu(gpu), Path::ALL.map(Some).to_vec()));
+        sheets.push(Sheet::new(Engine::Gpu(gpu), Path::ALL.map(Some).to_vec()));
     }
     if adapters.is_empty() {
         crate::note(format_args!("no GPU adapter was found, so only the CPU engine is checked; {}", device::INSTALL));
     }
 
-    let problems = reference::problems();
-    let mut tables: Vec<_> = engines.iter().map(|_| table()).collect();
-    // Why something was not run, for each engine.
-    let mut skipped = vec![BTreeSet::new(); engines.len()];
-    let (mut done, mut failed) = (0, 0);
-    let bar = tables::progress(problems.len() * engines.iter().map(|(_, paths)| paths.len()).sum::<usize>());
+    let (problems, steps) = (reference::problems(), steps());
+    let bar = tables::progress((problems.len() + steps.len()) * sheets.len());
     for (seed, problem) in problems.iter().enumerate() {
+        bar.set_message(tables::shape(&problem.shape));
         let case = Case::random(problem, seed as u64)?;
-        for (((engine, paths), table), skipped) in engines.iter().zip(&mut tables).zip(&mut skipped) {
-            for &path in paths {
-                bar.set_message(tables::shape(&problem.shape));
+        for sheet in &mut sheets {
+            for path in sheet.paths.clone() {
+                sheet.add(&problem.shape, path, case.forward(&sheet.engine, path));
                 // The plain gradients are slow, and differ by storage type in loading and storing only.
-                let gradients = path != Some(Path::Naive) || problem.dtype == DType::F32;
-                let runs = [Some(case.forward(engine, path)), gradients.then(|| case.backward(engine, path))];
-                for run in runs.into_iter().flatten() {
-                    let (label, worst, cells) = match run {
-                        Ok((label, verdict)) => {
-                            failed += usize::from(!verdict.passed);
-                            (label, verdict.tensor, tables::cells(&verdict))
-                        }
-                        Err(error) => {
-                            let path = path.map_or("cpu", Path::name);
-                            let message = format!("{path}: {error:#}");
-                            if error.downcast_ref().is_some_and(diffattn::Error::is_unsupported) {
-                                skipped.insert(message);
-                                continue;
-                            }
-                            failed += 1;
-                            (message, "-", ["-".into(), "-".into(), "FAIL".into()])
-                        }
-                    };
-                    let [error, bound, result] = cells;
-                    table.add_row([label, tables::shape(&problem.shape), worst.into(), error, bound, result]);
-                    done += 1;
+                if path != Some(Path::Naive) || problem.dtype == DType::F32 {
+                    sheet.add(&problem.shape, path, case.backward(&sheet.engine, path));
                 }
-                bar.inc(1);
             }
+            bar.inc(1);
+        }
+    }
+    for (seed, step) in steps.iter().enumerate() {
+        let case = Case::of_step(step, seed as u64)?;
+        let shape = &case.problem.shape;
+        bar.set_message(tables::shape(shape));
+        for sheet in &mut sheets {
+            if let Engine::Gpu(gpu) = &sheet.engine {
+                let results = [Path::Portable, Path::Subgroup].map(|path| (path, case.decode(gpu, step, path)));
+                results.into_iter().for_each(|(path, result)| sheet.add(shape, Some(path), result));
+            }
+            bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    for (((engine, _), table), skipped) in engines.iter().zip(tables).zip(skipped) {
+    for Sheet { engine, table, skipped, .. } in &sheets {
         writeln!(out, "{engine}\n{}", table.trim_fmt())?;
         for reason in skipped {
             writeln!(out, "not run: {reason}")?;
         }
         writeln!(out)?;
     }
+    let sum = |count: fn(&Sheet) -> usize| sheets.iter().map(count).sum::<usize>();
+    let (done, failed) = (sum(|sheet| sheet.done), sum(|sheet| sheet.failed));
     ensure!(failed == 0, "{failed} of {done} results failed");
     writeln!(out, "{done} results passed")?;
     Ok(())
 }
 
-fn table() -> comfy_table::Table {
-    tables::table(&["kernel", "shape", "worst", "error", "bound", "result"], &["error", "bound"])
+/// What one engine did.
+struct Sheet {
+    engine: Engine,
+    paths: Vec<Option<Path>>,
+    table: Table,
+    /// Why something was not run.
+    skipped: BTreeSet<String>,
+    done: usize,
+    failed: usize,
 }
 
-/// A problem, random inputs in its storage type, and what they should give.
-struct Case<'a> {
-    problem: &'a Problem,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    lam: Vec<f32>,
-    dout: Vec<f32>,
-    /// Of the outputs and of the gradients.
-    judges: [Judge; 2],
-}
+impl Sheet {
+    fn new(engine: Engine, paths: Vec<Option<Path>>) -> Self {
+        let columns = ["kernel", "shape", "worst", "error", "bound", "result"];
+        let table = tables::table(&columns, &["error", "bound"]);
+        Sheet { engine, paths, table, skipped: BTreeSet::new(), done: 0, failed: 0 }
+    }
 
-impl<'a> Case<'a> {
-    fn random(problem: &'a Problem, seed: u64) -> Result<Self> {
-        let Sizes { q, k, v, lam, out, .. } = Sizes::of(problem)?;
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut values = |count: u64, range: f32| -> Vec<f32> {
-            (0..count).map(|_| problem.dtype.round(range * (2.0 * random.f32() - 1.0))).collect()
+    /// Takes down the kernel and the verdict of a run, or what went wrong.
+    fn add(&mut self, shape: &Shape, path: Option<Path>, run: Result<(String, Verdict)>) {
+        let (label, worst, cells) = match run {
+            Ok((label, verdict)) => {
+                self.failed += usize::from(!verdict.passed);
+                (label, verdict.tensor, tables::cells(&verdict))
+            }
+            Err(error) => {
+                let message = format!("{}: {error:#}", path.map_or("cpu", Path::name));
+                if error.downcast_ref().is_some_and(diffattn::Error::is_unsupported) {
+                    self.skipped.insert(message);
+                    return;
+                }
+                self.failed += 1;
+                (message, "-", ["-".into(), "-".into(), "FAIL".into()])
+            }
         };
-        let (q, k, v, lam, dout) = (values(q, 2.0), values(k, 2.0), values(v, 1.0), values(lam, 4.0), values(out, 1.0));
-        let inputs = HostInputs { q: &q, k: &k, v: &v, lam: &lam };
-        let grads = HostGradInputs { dout: &dout, dlse: None };
-        let judges = [Judge::forward(problem, &inputs)?, Judge::backward(problem, &inputs, &grads)?];
-        Ok(Case { problem, q, k, v, lam, dout, judges })
+        let [error, bound, result] = cells;
+        self.table.add_row([label, tables::shape(shape), worst.into(), error, bound, result]);
+        self.done += 1;
     }
-
-    fn inputs(&self) -> HostInputs<'_> {
-        HostInputs { q: &self.q, k: &self.k, v: &self.v, lam: &self.lam }
-    }
-
-    /// Kernel and verdict of the forward pass.
-    fn forward(&self, engine: &Engine, path: Option<Path>) -> Result<(String, Verdict)> {
-        let run = engine.forward(self.problem, &self.inputs(), path)?;
-        Ok((self.label("forward", run.kernel), worst(self.judges[0].outputs(&run.result)?)?))
-    }
-
-    /// Kernel and verdict of the gradients.
-    fn backward(&self, engine: &Engine, path: Option<Path>) -> Result<(String, Verdict)> {
-        let grads = HostGradInputs { dout: &self.dout, dlse: None };
-        let run = engine.backward(self.problem, &self.inputs(), &grads, path)?;
-        Ok((self.label("backward", run.kernel), worst(self.judges[1].gradients(&run.result)?)?))
-    }
-
-    fn label(&self, what: &str, kernel: Option<Kernel>) -> String {
-        let (dtype, mask) = (self.problem.dtype.name(), self.problem.options.mask().name());
-        kernel.map_or_else(|| format!("cpu.{what}.{dtype}.{mask}"), |kernel| kernel.labels.join("\n"))
-    }
-}
-
-/// The verdict that comes nearest to its bound, or is furthest over it.
-fn worst(verdicts: Vec<Verdict>) -> Result<Verdict> {
-    let share = |verdict: &Verdict| verdict.error / verdict.bound;
-    verdicts.into_iter().max_by(|a, b| share(a).total_cmp(&share(b))).context("nothing was computed")
 }

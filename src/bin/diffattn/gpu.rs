@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use diffattn::{
-    DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, PlanOptions, Problem, wgpu,
+    AppendProblem, DecodeOptions, DecodeProblem, DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs,
+    Path, PlanOptions, Problem, wgpu,
 };
 
 use crate::engine::Run;
@@ -38,15 +39,44 @@ impl Gpu {
         &self.attention
     }
 
+    /// Without a path to take: the decode step that does the same, where there is one.
     pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+        let mut no_decode = String::new();
+        if path.is_none() {
+            match DecodeProblem::of(problem) {
+                Ok(step) => return self.decode(&step, inputs, None),
+                Err(error) if DecodeProblem::is_few(problem) => no_decode = format!("; {error}"),
+                Err(_) => {}
+            }
+        }
         let mut options = PlanOptions::default();
         options.path = path;
         let start = Instant::now();
         let plan = self.attention.plan_forward_blocking(problem, options)?;
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: Some(format!("{} ({})", plan.path().name(), plan.reason())),
+            path: Some(format!("{} ({}{no_decode})", plan.path().name(), plan.reason())),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
+            time: start.elapsed(),
+        };
+        let start = Instant::now();
+        let result = pollster::block_on(plan.run(inputs))?;
+        Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
+    }
+
+    /// The inputs are those of the forward pass with as many keys as the cache has room for.
+    pub fn decode(&self, step: &DecodeProblem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+        let mut options = DecodeOptions::default();
+        options.path = path;
+        let start = Instant::now();
+        let DecodeProblem { cache, batch, q_len, dtype, .. } = *step;
+        let append = self.attention.plan_append_blocking(&AppendProblem { cache, batch, q_len, dtype })?;
+        let plan = self.attention.plan_decode_blocking(step, options)?;
+        let splits = plan.splits();
+        let kernel = Kernel {
+            labels: [append.label()].into_iter().chain(plan.labels()).collect(),
+            path: Some(format!("decode, {} (few queries; keys in {splits} splits)", plan.path().name())),
+            tile: None,
             time: start.elapsed(),
         };
         let start = Instant::now();

@@ -9,6 +9,7 @@ use crate::attention::{DiffAttention, PlanOptions};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::host::Sizes;
+use crate::memo::Asked;
 use crate::ops::launch::{Launch, Tiling};
 use crate::pipeline::AnyVariant;
 use crate::problem::{Problem, Shape};
@@ -60,13 +61,23 @@ pub struct BackwardPlan {
     attention: DiffAttention,
     problem: Problem,
     options: PlanOptions,
-    path: Path,
-    reason: String,
+    chosen: Arc<Chosen>,
     rows: Step,
     /// Recomputes what a₂ would have given; only where the forward saves none.
     mean: Option<Step>,
     dq: Step,
     dkv: Step,
+}
+
+/// The kernels that were chosen, and why.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    path: Path,
+    reason: String,
+    rows: Variant,
+    mean: Option<Variant>,
+    dq: Variant,
+    dkv: Variant,
 }
 
 /// A compiled kernel.
@@ -92,38 +103,26 @@ impl BackwardPlan {
     ) -> Result<Self> {
         problem.validate()?;
         Sizes::of(problem)?;
-        let caps = attention.caps();
-        let (path, reason) = choose(problem, options, caps)?;
-        let sweep = |sweep| {
-            let tile = match path {
-                Path::Naive => None,
-                Path::Matrix => {
-                    let what = "the backward pass on matrix units".into();
-                    let hint = "leave the path to the planner, or choose portable or subgroup".into();
-                    return Err(Error::Unsupported { what, hint });
-                }
-                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
-            };
-            Ok(Kernel::Backward(sweep, tile))
-        };
-        let step = async |kernel| {
-            let variant = Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
-            let pipeline = attention
-                .pipelines
-                .get(&attention.device, (AnyVariant::Tensors(variant), options.runtime_checks))
-                .await?;
-            Ok(Step { variant, pipeline })
+        let asked = Asked::new(problem, options, standard);
+        let choose = || Chosen::new(problem, options, standard, attention.caps());
+        let chosen = attention.choices.backward.get(asked, choose)?;
+        let step = async |variant| {
+            let key = (AnyVariant::Tensors(variant), options.runtime_checks);
+            let pipeline = attention.pipelines.get(&attention.device, key).await?;
+            Ok::<_, Error>(Step { variant, pipeline })
         };
         Ok(BackwardPlan {
-            rows: step(Kernel::BackwardRows).await?,
-            mean: if problem.options.a2 || standard { None } else { Some(step(sweep(Sweep::Mean)?).await?) },
-            dq: step(sweep(Sweep::Dq)?).await?,
-            dkv: step(sweep(Sweep::Dkv)?).await?,
+            rows: step(chosen.rows).await?,
+            mean: match chosen.mean {
+                Some(mean) => Some(step(mean).await?),
+                None => None,
+            },
+            dq: step(chosen.dq).await?,
+            dkv: step(chosen.dkv).await?,
             attention: attention.clone(),
             problem: problem.clone(),
             options,
-            path,
-            reason,
+            chosen,
         })
     }
 
@@ -134,7 +133,7 @@ impl BackwardPlan {
 
     /// The kernel family that was chosen.
     pub fn path(&self) -> Path {
-        self.path
+        self.chosen.path
     }
 
     /// The tiles of the sweeps, in the order of [`BackwardPlan::labels`]; none on the naive path.
@@ -153,11 +152,38 @@ impl BackwardPlan {
 
     /// Why this path was chosen, in one clause.
     pub fn reason(&self) -> &str {
-        &self.reason
+        &self.chosen.reason
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
         [Some(&self.rows), self.mean.as_ref(), Some(&self.dq), Some(&self.dkv)].into_iter().flatten()
+    }
+}
+
+impl Chosen {
+    fn new(problem: &Problem, options: PlanOptions, standard: bool, caps: &Caps) -> Result<Self> {
+        let (path, reason) = choose(problem, options, caps)?;
+        let variant = |kernel| Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
+        let sweep = |sweep| {
+            let tile = match path {
+                Path::Naive => None,
+                Path::Matrix => {
+                    let what = "the backward pass on matrix units".into();
+                    let hint = "leave the path to the planner, or choose portable or subgroup".into();
+                    return Err(Error::Unsupported { what, hint });
+                }
+                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
+            };
+            Ok(variant(Kernel::Backward(sweep, tile)))
+        };
+        Ok(Chosen {
+            rows: variant(Kernel::BackwardRows),
+            mean: if problem.options.a2 || standard { None } else { Some(sweep(Sweep::Mean)?) },
+            dq: sweep(Sweep::Dq)?,
+            dkv: sweep(Sweep::Dkv)?,
+            path,
+            reason,
+        })
     }
 }
 
