@@ -5,25 +5,19 @@
 //! 2·heads heads through the same kernels: two independent passes for each pair, with 14 products instead of 11. Its
 //! time lacks the work of splitting dout and merging dλ, which favours it. Wall-clock time of one submission each.
 
+mod support {
+    pub mod gpu;
+}
+
 use diffattn::{
     BackwardBuffers, BackwardPass, BackwardTile, DType, DiffAttention, ForwardBuffers, Options, Path, PlanOptions,
     Problem, Shape, Sizes, TensorSlice, wgpu,
 };
-use std::time::{Duration, Instant};
-use wgpu::util::DeviceExt as _;
+use std::time::Duration;
+use support::gpu::{random, submit};
 
 /// What is timed: a name, and how to record it.
 type Candidate = (String, Box<dyn Fn(&mut wgpu::ComputePass<'_>)>);
-
-/// Submits one pass, waits for it, and tells how long that took.
-fn submit(attention: &DiffAttention, record: &dyn Fn(&mut wgpu::ComputePass<'_>)) -> Duration {
-    let start = Instant::now();
-    let mut encoder = attention.device().create_command_encoder(&Default::default());
-    record(&mut encoder.begin_compute_pass(&Default::default()));
-    attention.queue().submit([encoder.finish()]);
-    attention.device().poll(wgpu::PollType::wait_indefinitely()).expect("device");
-    start.elapsed()
-}
 
 /// 1024 × 1024 causal, heads 8, kv_heads 4, head_dim 64, f32.
 fn problem() -> Problem {
@@ -41,17 +35,11 @@ fn candidates(attention: &DiffAttention, path: Path) -> Vec<Candidate> {
     split.shape.heads *= 2;
     split.options.a2 = false;
     let sizes = Sizes::of(&fused).expect("valid sizes");
-    let mut rng = fastrand::Rng::with_seed(0);
-    let mut buffer = |len: u64| {
-        let values: Vec<f32> = (0..len).map(|_| rng.f32() * 2.0 - 1.0).collect();
-        let (contents, usage) = (DType::F32.encode(&values), wgpu::BufferUsages::STORAGE);
-        let descriptor = wgpu::util::BufferInitDescriptor { label: None, contents: &contents, usage };
-        attention.device().create_buffer_init(&descriptor)
-    };
+    let buffer = |len| random(attention, DType::F32, len);
     // Tensors of 2·heads output heads also serve where only the first half is used.
-    let [q, k, v, lam] = [sizes.q, sizes.k, sizes.v, 2 * sizes.lam].map(&mut buffer);
-    let [out, a2, dout, lse] = [2 * sizes.out, sizes.out, 2 * sizes.out, sizes.lse].map(&mut buffer);
-    let [dq, dk, dv, dlam] = [sizes.q, sizes.k, sizes.v, 2 * sizes.lam].map(&mut buffer);
+    let [q, k, v, lam] = [sizes.q, sizes.k, sizes.v, 2 * sizes.lam].map(buffer);
+    let [out, a2, dout, lse] = [2 * sizes.out, sizes.out, 2 * sizes.out, sizes.lse].map(buffer);
+    let [dq, dk, dv, dlam] = [sizes.q, sizes.k, sizes.v, 2 * sizes.lam].map(buffer);
     let [q, k, v, lam, out, a2, dout, lse] = [&q, &k, &v, &lam, &out, &a2, &dout, &lse].map(TensorSlice::new);
     let [dq, dk, dv, dlam] = [&dq, &dk, &dv, &dlam].map(TensorSlice::new);
 

@@ -6,6 +6,10 @@
 //! attention through the same kernels, which compute two rows there and four for 16 heads. Wall-clock time of one
 //! submission each. The long caches run on the path that the planner takes; with eight sequences they need 1.1 GB.
 
+mod support {
+    pub mod gpu;
+}
+
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use diffattn::bench::Limits;
 use diffattn::{
@@ -14,15 +18,7 @@ use diffattn::{
 };
 use std::cell::LazyCell;
 use std::time::Duration;
-use wgpu::util::DeviceExt as _;
-
-/// Submits one pass and waits for it.
-fn submit(attention: &DiffAttention, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
-    let mut encoder = attention.device().create_command_encoder(&Default::default());
-    record(&mut encoder.begin_compute_pass(&Default::default()));
-    attention.queue().submit([encoder.finish()]);
-    attention.device().poll(wgpu::PollType::wait_indefinitely()).expect("device");
-}
+use support::gpu::{random, submit};
 
 /// One step: `batch` sequences of `len` tokens, f16, kv_heads 8.
 #[derive(Clone, Copy)]
@@ -40,21 +36,13 @@ impl Case {
         KvConfig { sequences: batch, capacity: len, kv_heads, head_dim, value_dim, dtype, pages: None }
     }
 
-    fn random(self, attention: &DiffAttention, elements: u32) -> wgpu::Buffer {
-        let mut rng = fastrand::Rng::with_seed(0);
-        let values: Vec<f32> = (0..elements).map(|_| rng.f32() * 2.0 - 1.0).collect();
-        let (contents, usage) = (DType::F16.encode(&values), wgpu::BufferUsages::STORAGE);
-        let descriptor = wgpu::util::BufferInitDescriptor { label: None, contents: &contents, usage };
-        attention.device().create_buffer_init(&descriptor)
-    }
-
     /// A cache full of random tokens.
     fn cache(self, attention: &DiffAttention) -> KvCache {
         let config = self.config();
         let chunk = self.len.min(1024);
         let mut cache = attention.kv_cache_blocking(&config).expect("cache");
         let problem = AppendProblem { cache: config, batch: 1, q_len: chunk, dtype: DType::F16 };
-        let new = self.random(attention, chunk * 8 * self.dim);
+        let new = random(attention, DType::F16, (chunk * 8 * self.dim).into());
         let plan = attention.plan_append_blocking(&problem).expect("append");
         let append = plan.bind(&cache, (&new).into(), (&new).into()).expect("bind");
         let ids: Vec<_> = (0..self.batch).map(|_| cache.create().expect("room")).collect();
@@ -80,7 +68,8 @@ impl Case {
         let problem = DecodeProblem { cache: self.config(), batch, q_len: 1, heads, dtype: DType::F16, options };
         let mut how = DecodeOptions::default();
         how.path = Some(path);
-        let [q, lam, out] = [2 * heads * dim, 2 * heads, heads * dim].map(|len| self.random(attention, batch * len));
+        let [q, lam, out] =
+            [2 * heads * dim, 2 * heads, heads * dim].map(|len| random(attention, DType::F16, (batch * len).into()));
         let (q, lam, out) = ((&q).into(), (&lam).into(), (&out).into());
         let plan = attention.plan_decode_blocking(&problem, how).expect("plan");
         plan.bind(cache, &DecodeBuffers { q, lam, out, lse: None, loads: None }).expect("bind")

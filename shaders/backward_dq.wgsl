@@ -11,6 +11,25 @@
 // Numerics: f32; P is recomputed in base 2 from the saved LSE, hence no maximum and no rescaling.
 // Source: "Differential Transformer V2" (Microsoft, 2026), differentiated; FlashAttention-2 (Dao, 2023) for the loop.
 
+// q·k of both members over four elements of the head, for the four pairs and this lane's keys.
+fn add_scores(
+    key_lane: u32, q1_row: vec4<u32>, octet: u32, upper: bool,
+    s1: ptr<function, array<vec4<f32>, PER_LANE>>, s2: ptr<function, array<vec4<f32>, PER_LANE>>,
+) {
+    let rows1 = q_quads(q1_row, octet, upper);
+    var rows2 = rows1;
+    if (MEMBERS == 2u) {
+        rows2 = q_quads(q1_row + params.q.head, octet, upper);
+    }
+    for (var n = 0u; n < PER_LANE; n++) {
+        let x = wg_kv[K_BASE + (n * LANES + key_lane) * HEAD_STRIDE + 2u * octet + select(0u, 1u, upper)];
+        (*s1)[n] = multiply_rows((*s1)[n], rows1, x);
+        if (MEMBERS == 2u) {
+            (*s2)[n] = multiply_rows((*s2)[n], rows2, x);
+        }
+    }
+}
+
 fn run(tile: u32, lane: u32) {
     let work = work_of(tile);
     if (work.pairs == 0u) {
@@ -19,7 +38,6 @@ fn run(tile: u32, lane: u32) {
     let pairs = pairs_of_lane(lane, work);
     let key_lane = lane % LANES;
     let q1_row = rows_in(params.q, work, pairs, MEMBERS);
-    let q2_row = q1_row + params.q.head;
     let dout_row = rows_in(params.dout, work, pairs, 1u);
     let term_row = rows_in(params.terms, work, pairs, 1u);
     let t0 = terms[term_row.x];
@@ -55,20 +73,8 @@ fn run(tile: u32, lane: u32) {
         var s1 = array<vec4<f32>, PER_LANE>();  // q·k, then scores, then dS
         var s2 = array<vec4<f32>, PER_LANE>();
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
-            let rows1 = q_octets(q1_row, octet);
-            var rows2 = rows1;
-            if (MEMBERS == 2u) {
-                rows2 = q_octets(q2_row, octet);
-            }
-            for (var n = 0u; n < PER_LANE; n++) {
-                let slot = K_BASE + (n * LANES + key_lane) * HEAD_STRIDE + 2u * octet;
-                let lo = wg_kv[slot];
-                let hi = wg_kv[slot + 1u];
-                s1[n] = multiply_rows(s1[n], rows1, lo, hi);
-                if (MEMBERS == 2u) {
-                    s2[n] = multiply_rows(s2[n], rows2, lo, hi);
-                }
-            }
+            add_scores(key_lane, q1_row, octet, false, &s1, &s2);
+            add_scores(key_lane, q1_row, octet, true, &s1, &s2);
         }
         // Only tiles at an edge of the mask or of the keys pay for comparisons.
         let edge = first_key < shared_keys.x || first_key + i32(ITEMS) > shared_keys.y;

@@ -6,21 +6,14 @@
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = (group.x + group.y * params.grid_width) * THREADS + lane;
-    if (row >= params.tiles) {
+    let row = query_row((group.x + group.y * params.grid_width) * THREADS + lane);
+    if (!row.exists) {
         return;
     }
-    let heads = params.kv_heads * params.group;
-    let head = row % heads;
-    let query = (row / heads) % params.q_tiles;
-    let batch = row / heads / params.q_tiles;
-    let s = sequence(batch);
-    if (query >= s.q_len) {
-        return;
-    }
-    let b = batch_of(batch);
-    let token = s.q_start + query;
-    let position = s.diagonal + i32(query);
+    let s = row.s;
+    let b = row.batch;
+    let head = row.head;
+    let token = row.token;
     let q1_row = row_of(params.q, b, token, 2u * head);
     let q2_row = row_of(params.q, b, token, 2u * head + 1u);
     let dout_row = row_of(params.dout, b, token, head);
@@ -28,10 +21,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     var dq1: array<vec4<f32>, HEAD_QUADS>;
     var dq2: array<vec4<f32>, HEAD_QUADS>;
-    let seen = keys_seen(position, position, i32(s.kv_len));
+    let seen = keys_seen(row.position, row.position, i32(s.kv_len));
     for (var key = seen.x; key < seen.y; key++) {
-        let k_row = row_of(params.k, b, s.kv_start + u32(key), head / params.group);
-        let v_row = row_of(params.v, b, s.kv_start + u32(key), head / params.group);
+        let k_row = row_of(params.k, b, s.kv_start + u32(key), row.kv_head);
+        let v_row = row_of(params.v, b, s.kv_start + u32(key), row.kv_head);
         var qk = vec2<f32>(0.0);
         for (var c = 0u; c < HEAD_OCTETS; c++) {
             let x = unpack8(k[k_row + c]);

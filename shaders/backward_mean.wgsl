@@ -31,10 +31,12 @@ fn run(tile: u32, lane: u32) {
         let dp = load_tile(lane, work, first_key, seen.y, dout_row);
         var score = array<vec4<f32>, PER_LANE>();  // zero in words: see forward.wgsl
         for (var octet = 0u; octet < HEAD_OCTETS; octet++) {
-            let rows = q_octets(q_row, octet);
+            let lower = q_quads(q_row, octet, false);
+            let upper = q_quads(q_row, octet, true);
             for (var n = 0u; n < PER_LANE; n++) {
                 let slot = K_BASE + (n * LANES + key_lane) * HEAD_STRIDE + 2u * octet;
-                score[n] = multiply_rows(score[n], rows, wg_kv[slot], wg_kv[slot + 1u]);
+                score[n] = multiply_rows(score[n], lower, wg_kv[slot]);
+                score[n] = multiply_rows(score[n], upper, wg_kv[slot + 1u]);
             }
         }
         let edge = first_key < shared_keys.x || first_key + i32(ITEMS) > shared_keys.y;

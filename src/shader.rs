@@ -204,8 +204,8 @@ impl Variant {
     /// The files that make up this kernel, after the header.
     fn files(&self) -> Vec<&'static str> {
         let mut files = match (self.kernel, self.path) {
-            (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl"],
-            (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl"],
+            (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl", "query_row.wgsl"],
+            (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl", "rows4.wgsl"],
             (Kernel::Forward, Path::Matrix) => vec!["forward_matrix.wgsl"],
             (Kernel::BackwardRows | Kernel::Backward(..), _) => self.backward_files(),
         };
@@ -250,10 +250,12 @@ impl Variant {
         let mut files = vec![if tile.is_some() { tiled } else { naive }, write];
         files.extend(["backward/terms.wgsl", "backward/inputs.wgsl"]);
         if tile.is_some() {
-            files.push("backward/rows4.wgsl");
-            if sweep != Sweep::Dkv {
-                files.push("backward/key_tiles.wgsl");
-            }
+            files.push("rows4.wgsl");
+        }
+        match (tile.is_some(), sweep) {
+            (true, Sweep::Dq | Sweep::Mean) => files.push("backward/key_tiles.wgsl"),
+            (false, Sweep::Dq | Sweep::Mean) => files.push("query_row.wgsl"),
+            (_, Sweep::Dkv) => {}
         }
         files
     }
@@ -294,9 +296,10 @@ impl Variant {
         if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
             constants.extend([
                 ("THREADS", tile.threads),
+                ("ROW_QUADS", tile.row_quads),
                 ("LANES", tile.lanes),
                 ("PER_LANE", tile.per_lane),
-                ("PARTS", BackwardTile::parts(sweep)),
+                ("PARTS", tile.parts(sweep)),
                 ("HEAD_PER_LANE", tile.quads_per_lane(self.head_dim)),
                 ("VALUE_PER_LANE", tile.quads_per_lane(self.value_dim)),
                 ("HEAD_STRIDE", tile.stride(self.head_dim)),
@@ -322,6 +325,7 @@ impl Variant {
             ]),
             Some(AnyTile::Tiled(tile)) => constants.extend([
                 ("THREADS", tile.threads),
+                ("ROW_QUADS", tile.row_quads),
                 ("KEY_LANES", tile.key_lanes),
                 ("KEYS_PER_LANE", tile.keys_per_lane),
                 ("HEADS_PER_TILE", tile.heads_per_tile),

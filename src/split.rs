@@ -66,6 +66,8 @@ fn wide(range: &Range<u32>) -> Range<u64> {
 pub(crate) struct Limits {
     /// Bytes of a storage binding.
     pub storage_binding: u64,
+    /// Bytes of the list of packed sequences.
+    pub sequences: u64,
     /// Alignment of a binding's offset.
     pub alignment: u64,
     /// Workgroups of a dispatch, over all its dimensions.
@@ -171,7 +173,8 @@ fn heaviest(
     });
     let sequences = problem.packed.iter().map(|_| {
         let size = size_of::<PackedSequence>() as u64;
-        binding("the list of packed sequences".into(), piece.batch.len() as u64 * size)
+        let needed = piece.batch.len() as u64 * size;
+        Need { available: limits.sequences, ..binding("the list of packed sequences".into(), needed) }
     });
     let grid = Need {
         name: "max_compute_workgroups_per_dimension",
@@ -191,6 +194,9 @@ mod tests {
     use crate::problem::{DType, Options, Packed, Shape};
     use crate::slice::Layout;
 
+    /// As launches have it, so that no list is longer than what they allocate at most.
+    const SEQUENCES: u64 = crate::ops::upload::LARGEST;
+
     fn tensors(problem: &Problem, layout: Layout) -> Tensors {
         let (batch, q_len, kv_len) = problem.extents();
         let Shape { heads, kv_heads, head_dim, .. } = problem.shape;
@@ -207,7 +213,7 @@ mod tests {
     }
 
     fn check(problem: &Problem, layout: Layout, storage_binding: u64, workgroups: u64) -> Result<usize> {
-        let limits = Limits { storage_binding, alignment: 256, workgroups };
+        let limits = Limits { storage_binding, sequences: SEQUENCES, alignment: 256, workgroups };
         let tensors = tensors(problem, layout);
         let count = |piece: &Piece| piece.queries.len() as u64 * piece.batch.len() as u64;
         let pieces = split(problem, &tensors, limits, &count)?;
@@ -255,6 +261,22 @@ mod tests {
         let packed = Packed { cu_seqlens_q: vec![0, 5, 5, 30], cu_seqlens_k: vec![0, 9, 12, 12] };
         let problem = Problem::packed(problem(1, 1, 1).shape, DType::F32, Options::default(), packed).unwrap();
         assert!(check(&problem, Layout::Bshd, 1500, 1000).unwrap() > 3);
+    }
+
+    #[test]
+    fn long_lists_of_sequences_are_taken_apart() {
+        for batch in [26_214_u32, 26_215, 300_000] {
+            let ends: Vec<u32> = (0..=batch).collect();
+            let packed = Packed { cu_seqlens_q: ends.clone(), cu_seqlens_k: ends };
+            let problem = Problem::packed(problem(1, 1, 1).shape, DType::F32, Options::default(), packed).unwrap();
+            let tensors = tensors(&problem, Layout::Bshd);
+            let limits = Limits { storage_binding: 1 << 40, sequences: SEQUENCES, alignment: 256, workgroups: 1 << 40 };
+            let pieces = split(&problem, &tensors, limits, &|piece| piece.batch.len() as u64).unwrap();
+            let lists = pieces.iter().map(|piece| piece.batch.len() * size_of::<PackedSequence>());
+            assert!(lists.clone().max().unwrap() as u64 <= SEQUENCES);
+            assert_eq!(pieces.len() > 1, batch > 26_214);
+            assert_eq!(pieces.iter().map(|piece| piece.batch.len()).sum::<usize>(), batch as usize);
+        }
     }
 
     #[test]

@@ -3,15 +3,18 @@
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::matrix::matrix_tile;
-use crate::problem::{DType, Problem, Shape};
+use crate::problem::{Problem, Shape};
 
 mod any;
 mod backward;
+mod cost;
 mod ladder;
 mod matmul;
 mod text;
 pub use any::AnyTile;
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
+pub(crate) use cost::CORES;
+use cost::{BARRIER, CACHED_LOAD, EXCHANGE, LOAD, STAGE, park, spill};
 pub use ladder::choose_forward;
 pub use matmul::{Form, MatmulTile, matmul_tile};
 pub(crate) use text::Fields;
@@ -50,9 +53,11 @@ impl Path {
 pub struct Tile {
     /// Invocations in the workgroup; a multiple of `key_lanes`.
     pub threads: u32,
-    /// Invocations that share four rows; a power of two.
+    /// Rows of one invocation, in fours.
+    pub row_quads: u32,
+    /// Invocations that share rows; a power of two.
     pub key_lanes: u32,
-    /// Keys whose scores one invocation computes for its four rows.
+    /// Keys whose scores one invocation computes for its rows.
     pub keys_per_lane: u32,
     /// Output heads of one KV group whose rows share the tile; divides `heads / kv_heads`.
     pub heads_per_tile: u32,
@@ -63,14 +68,14 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// Invocation rows: each owns four packed query rows.
+    /// Invocation rows: each owns `4 * row_quads` packed query rows.
     pub const fn row_lanes(&self) -> u32 {
         self.threads / self.key_lanes
     }
 
     /// Packed query rows: position × output head of the tile × member of the pair.
     pub const fn rows(&self) -> u32 {
-        4 * self.row_lanes()
+        4 * self.row_quads * self.row_lanes()
     }
 
     /// Keys of one step.
@@ -118,7 +123,7 @@ impl Tile {
     /// Bytes of workgroup memory: the terms stated at the head of forward.wgsl and of exchange/*.wgsl.
     pub const fn workgroup_bytes(&self, shape: &Shape, path: Path) -> u32 {
         let exchange = match path {
-            Path::Portable => self.threads + self.row_lanes() * (self.keys() + 1),
+            Path::Portable => self.threads * self.row_quads + self.row_lanes() * (self.keys() * self.row_quads + 1),
             Path::Naive | Path::Subgroup | Path::Matrix => 0,
         };
         16 * (self.kv_slots(shape) + self.q_slots(shape) + exchange)
@@ -129,6 +134,7 @@ impl Tile {
         self.key_lanes.is_power_of_two()
             && (self.key_lanes..=1 << 12).contains(&self.threads)
             && self.threads.is_multiple_of(self.key_lanes)
+            && (1..=2).contains(&self.row_quads)
             && (1..=64).contains(&self.keys_per_lane)
             && self.heads_per_tile > 0
             && shape.group().is_multiple_of(self.heads_per_tile)
@@ -143,8 +149,8 @@ impl Tile {
     /// much workgroup memory.
     pub fn validate(&self, shape: &Shape, path: Path, caps: &Caps) -> Result<()> {
         if !self.is_sound(shape) {
-            let rule = "key_lanes a power of two that divides threads (at most 4096), keys_per_lane from 1 to 64, \
-                        heads_per_tile a divisor of heads / kv_heads, at most rows / 2";
+            let rule = "key_lanes a power of two that divides threads (at most 4096), row_quads 1 or 2, keys_per_lane \
+                        from 1 to 64, heads_per_tile a divisor of heads / kv_heads, at most rows / 2";
             return Err(Error::invalid("tile", rule, format!("{self:?}")));
         }
         if path == Path::Subgroup {
@@ -175,9 +181,6 @@ pub(crate) fn subgroup_min(caps: &Caps) -> Result<u32> {
 
 /// Invocations of the naive kernel's workgroups: enough to fill any subgroup, within every device's limit.
 pub(crate) const NAIVE_THREADS: u32 = 64;
-
-/// Workgroups that run side by side on a small GPU. WebGPU does not tell; fewer than this leave the device idle.
-pub(crate) const CORES: u32 = 16;
 
 /// A tile, and what it is estimated to cost; comparable between tiles and paths of one problem.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -230,24 +233,28 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
 pub(crate) fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
     let tiled = matches!(path, Path::Portable | Path::Subgroup);
     let lanes = [4, 8, 16, 32].into_iter().filter(move |&lanes| tiled && lanes <= most_lanes);
-    lanes.flat_map(move |key_lanes| {
+    let blocks = lanes.flat_map(|key_lanes| {
         [256, 128, 64, 32].into_iter().flat_map(move |threads| {
-            [1, 2, 3, 4, 6, 8].into_iter().flat_map(move |keys_per_lane| {
-                // Only the subgroup exchange saves a barrier by keeping V apart.
-                let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
-                let packings =
-                    (1..=group.min(2 * threads / key_lanes)).filter(move |heads| group.is_multiple_of(*heads));
-                packings.flat_map(move |heads_per_tile| {
-                    places.iter().flat_map(move |&separate_v| {
-                        [false, true].into_iter().map(move |stage_q| Tile {
-                            threads,
-                            key_lanes,
-                            keys_per_lane,
-                            heads_per_tile,
-                            stage_q,
-                            separate_v,
-                        })
-                    })
+            [1, 2].into_iter().flat_map(move |row_quads| {
+                (1..=8).map(move |keys_per_lane| (threads, row_quads, key_lanes, keys_per_lane))
+            })
+        })
+    });
+    blocks.flat_map(move |(threads, row_quads, key_lanes, keys_per_lane)| {
+        // Only the subgroup exchange saves a barrier by keeping V apart.
+        let places = if path == Path::Subgroup { &[false, true][..] } else { &[false] };
+        let pairs = 2 * row_quads * (threads / key_lanes);
+        let packings = (1..=group.min(pairs)).filter(move |heads| group.is_multiple_of(*heads));
+        packings.flat_map(move |heads_per_tile| {
+            places.iter().flat_map(move |&separate_v| {
+                [false, true].into_iter().map(move |stage_q| Tile {
+                    threads,
+                    row_quads,
+                    key_lanes,
+                    keys_per_lane,
+                    heads_per_tile,
+                    stage_q,
+                    separate_v,
                 })
             })
         })
@@ -256,49 +263,53 @@ pub(crate) fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterat
 
 /// Estimated time of a tile in issue slots of one multiply-add, relative to other tiles of the same problem.
 ///
-/// Counts, for one invocation and one key tile, what the kernel executes: multiply-adds; vec4 loads from workgroup
-/// memory (four slots each: 128 bytes a clock against four 32-wide multiply-adds); loading K and V; barriers. Rows
-/// without work and workgroups that cannot fill a small device are paid for like the others.
+/// Counts, for one invocation and one key tile, what the kernel executes: multiply-adds; loads; bringing K and V;
+/// barriers; what does not fit the registers. Rows without work, keys that a tile visits for few of its rows, and
+/// workgroups that cannot fill a small device are paid for like the others.
 fn cost(problem: &Problem, path: Path, caps: &Caps, tile: &Tile) -> f64 {
-    const LOAD: f64 = 4.0;
-    const BARRIER: f64 = 40.0;
     let shape = &problem.shape;
     let (keys, per_lane) = (f64::from(tile.keys()), f64::from(tile.keys_per_lane));
+    let row_quads = f64::from(tile.row_quads);
     let (head_quads, value_quads) = (f64::from(shape.head_dim / 4), f64::from(shape.value_dim / 4));
-    let unpack = match problem.dtype {
-        DType::F32 => 0.0,
-        DType::Bf16 => 4.0,
-        DType::F16 if caps.unpack_f16 => 4.0,
-        DType::F16 => 24.0,
-    };
-    let query_load = if tile.stage_q { LOAD } else { 1.5 * LOAD + unpack };
-    let qk = head_quads * (16.0 * per_lane + 4.0 * query_load + per_lane * LOAD);
     let quads = f64::from(tile.quads_per_lane(shape));
-    let weight_load = if path == Path::Subgroup { 4.0 } else { LOAD };
-    let pv = keys * (16.0 * quads + quads * LOAD + weight_load);
-    let load = keys * (head_quads + value_quads) * (4.0 * LOAD + unpack) / f64::from(tile.threads);
-    let barriers = match path {
-        Path::Subgroup if tile.separate_v => 2.0,
-        Path::Naive | Path::Portable | Path::Subgroup | Path::Matrix => 4.0,
-    };
-    let row_max = 2.0 * LOAD * f64::from(tile.key_lanes);
-    // Accumulators beyond what every device keeps in registers are spilled, which cost others a factor of five.
-    let accumulators = 16 * tile.quads_per_lane(shape) + 4 * tile.keys_per_lane;
-    let spill = if accumulators > 80 { 5.0 } else { 1.0 };
-    let per_invocation = (qk + pv) * spill + load + row_max + BARRIER * barriers + 30.0 * per_lane;
+    let unpack = cost::unpack(problem, caps);
+
+    // Accumulators, and the operands that are held beside them.
+    let scores = 4 * tile.row_quads * tile.keys_per_lane;
+    let outputs = 16 * tile.row_quads * tile.quads_per_lane(shape);
+    let kept = if path == Path::Subgroup { scores } else { 0 };
+    let qk_registers = scores + 16 * tile.row_quads + 4;
+    let pv_registers = outputs + kept + 4 * tile.quads_per_lane(shape) + 4;
+
+    let query_load = if tile.stage_q { LOAD } else { CACHED_LOAD + unpack };
+    let qk = head_quads * (16.0 * row_quads * per_lane + 4.0 * row_quads * query_load + per_lane * LOAD);
+    let pv = keys * (16.0 * row_quads * quads + quads * LOAD + row_quads * EXCHANGE);
+    let bring = keys * (head_quads + value_quads) * (STAGE + unpack) / f64::from(tile.threads);
+    let row_max = row_quads * LOAD * f64::from(tile.key_lanes);
+    let softmax = 30.0 * row_quads * per_lane;
+    let barriers = if path == Path::Subgroup && tile.separate_v { 2.0 } else { 4.0 };
+    let per_invocation = qk * spill(qk_registers)
+        + pv * spill(pv_registers)
+        + park(scores + outputs)
+        + bring
+        + row_max
+        + softmax
+        + BARRIER * barriers;
 
     // Whole tiles cover q_len × the group's rows; a device with idle cores takes as long as a full one.
     let q_tiles = shape.q_len.max(1).div_ceil(tile.positions());
     let tiles = f64::from(q_tiles) * f64::from(shape.group() / tile.heads_per_tile);
     let workgroups = tiles * f64::from(shape.batch) * f64::from(shape.kv_heads);
     let idle = (f64::from(CORES) / workgroups).max(1.0);
-    per_invocation * f64::from(tile.threads) * tiles * idle / keys
+    let needed = cost::mean_keys(problem);
+    let edges = cost::visited(problem, needed, tile.positions(), tile.keys()) / needed;
+    per_invocation * cost::lanes(tile.threads, caps) * tiles * idle * edges / keys
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Options;
+    use crate::problem::{DType, Options};
 
     fn problem(q_len: u32, heads: u32, kv_heads: u32, head_dim: u32, value_dim: u32, dtype: DType) -> Problem {
         let shape = Shape { batch: 1, q_len, kv_len: 1024, heads, kv_heads, head_dim, value_dim };

@@ -82,27 +82,34 @@ fn load_v(lane: u32, first_row: u32, count: u32) {
     }
 }
 
-fn q_octets(row: vec4<u32>, octet: u32) -> Octets {
-    return Octets(unpack8(q[row.x + octet]), unpack8(q[row.y + octet]),
-        unpack8(q[row.z + octet]), unpack8(q[row.w + octet]));
+fn q_quads(row: vec4<u32>, octet: u32, upper: bool) -> Quads {
+    return quads_of(unpack8(q[row.x + octet]), unpack8(q[row.y + octet]),
+        unpack8(q[row.z + octet]), unpack8(q[row.w + octet]), upper);
 }
 
-fn dout_octets(row: vec4<u32>, octet: u32) -> Octets {
-    return Octets(unpack8(dout[row.x + octet]), unpack8(dout[row.y + octet]),
-        unpack8(dout[row.z + octet]), unpack8(dout[row.w + octet]));
+fn dout_quads(row: vec4<u32>, octet: u32, upper: bool) -> Quads {
+    return quads_of(unpack8(dout[row.x + octet]), unpack8(dout[row.y + octet]),
+        unpack8(dout[row.z + octet]), unpack8(dout[row.w + octet]), upper);
 }
 
 // dP of the four pairs, for each of this lane's keys.
 fn dp_of_tile(lane: u32, dout_row: vec4<u32>) -> array<vec4<f32>, PER_LANE> {
     var dp = array<vec4<f32>, PER_LANE>();
     for (var octet = 0u; octet < VALUE_OCTETS; octet++) {
-        let rows = dout_octets(dout_row, octet);
-        for (var n = 0u; n < PER_LANE; n++) {
-            let slot = (n * LANES + lane % LANES) * VALUE_STRIDE + 2u * octet;
-            dp[n] = multiply_rows(dp[n], rows, wg_kv[slot], wg_kv[slot + 1u]);
-        }
+        add_dp(lane, dout_row, octet, false, &dp);
+        add_dp(lane, dout_row, octet, true, &dp);
     }
     return dp;
+}
+
+fn add_dp(
+    lane: u32, dout_row: vec4<u32>, octet: u32, upper: bool, dp: ptr<function, array<vec4<f32>, PER_LANE>>,
+) {
+    let rows = dout_quads(dout_row, octet, upper);
+    for (var n = 0u; n < PER_LANE; n++) {
+        let slot = (n * LANES + lane % LANES) * VALUE_STRIDE + 2u * octet + select(0u, 1u, upper);
+        (*dp)[n] = multiply_rows((*dp)[n], rows, wg_kv[slot]);
+    }
 }
 
 // Loads V and K of a tile, and computes dP between the two where they share a place. K is there afterwards.

@@ -19,19 +19,23 @@ fn main(
 }
 
 // Maximum over the row's lanes.
-fn rows_max(lane: u32, x: vec4<f32>) -> vec4<f32> {
+fn rows_max(lane: u32, x: array<vec4<f32>, ROW_QUADS>) -> array<vec4<f32>, ROW_QUADS> {
     var result = x;
-    for (var distance = 1u; distance < KEY_LANES; distance <<= 1u) {
-        result = max(result, subgroupShuffleXor(result, distance));
+    for (var g = 0u; g < ROW_QUADS; g++) {
+        for (var distance = 1u; distance < KEY_LANES; distance <<= 1u) {
+            result[g] = max(result[g], subgroupShuffleXor(result[g], distance));
+        }
     }
     return result;
 }
 
 // Sum over the row's lanes; a butterfly adds in the same order for all of them.
-fn rows_sum(lane: u32, x: vec4<f32>) -> vec4<f32> {
+fn rows_sum(lane: u32, x: array<vec4<f32>, ROW_QUADS>) -> array<vec4<f32>, ROW_QUADS> {
     var result = x;
-    for (var distance = 1u; distance < KEY_LANES; distance <<= 1u) {
-        result += subgroupShuffleXor(result, distance);
+    for (var g = 0u; g < ROW_QUADS; g++) {
+        for (var distance = 1u; distance < KEY_LANES; distance <<= 1u) {
+            result[g] += subgroupShuffleXor(result[g], distance);
+        }
     }
     return result;
 }
@@ -42,7 +46,7 @@ fn keys_done() {
 }
 
 // Weights stay in the registers of the lane that owns the key.
-fn share_weight(lane: u32, n: u32, weight: vec4<f32>) {}
+fn share_weight(lane: u32, row_quad: u32, n: u32, weight: vec4<f32>) {}
 
 // V is loaded after this; where it came together with K, nothing has to be waited for.
 fn weights_shared() {
@@ -52,6 +56,6 @@ fn weights_shared() {
 }
 
 // The weights that key lane `source` of the same rows holds for its n-th key; `own` are this lane's.
-fn weight_of(lane: u32, n: u32, source: u32, own: vec4<f32>) -> vec4<f32> {
+fn weight_of(lane: u32, row_quad: u32, n: u32, source: u32, own: vec4<f32>) -> vec4<f32> {
     return subgroupShuffle(own, first_of_row + source);
 }

@@ -249,7 +249,12 @@ impl ForwardPass {
 
     /// Bytes of device memory held beside the caller's buffers.
     pub fn scratch_bytes(&self) -> u64 {
-        self.launch.scratch_bytes()
+        self.launch.allocations().iter().sum()
+    }
+
+    /// Bytes of the largest buffer among them: below 1 MiB at any size.
+    pub fn largest_allocation(&self) -> u64 {
+        self.launch.allocations().iter().copied().max().unwrap_or(0)
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use wgpu::util::DeviceExt as _;
-
 use crate::attention::DiffAttention;
 use crate::caps::Caps;
 use crate::error::Result;
 use crate::ops::bind::{self, Bound};
+use crate::ops::upload::{self, Blocks};
 use crate::params::{PackedSequence, Params, View};
 use crate::problem::{Mask, Problem};
 use crate::shader::Binding;
@@ -67,7 +66,8 @@ pub(crate) struct Gradient {
 pub(crate) struct Launch {
     pipeline: Arc<wgpu::ComputePipeline>,
     dispatches: Vec<Dispatch>,
-    scratch_bytes: u64,
+    /// Sizes of the buffers that the launch holds beside the caller's.
+    allocations: Vec<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -84,9 +84,8 @@ pub(crate) struct Launcher<'a> {
     pub tiling: &'a dyn Fn(&Piece) -> Tiling,
 }
 
-/// Bytes between two uniform blocks: a multiple of WebGPU's largest offset alignment (256), enough for one block.
-const PARAMS_STRIDE: u64 = 512;
-const _: () = assert!(size_of::<Params>() as u64 <= PARAMS_STRIDE);
+/// WebGPU's largest alignment of a uniform binding's offset.
+const UNIFORM_ALIGNMENT: usize = 256;
 
 impl Launcher<'_> {
     /// Splits the problem where a limit asks for it, and creates the bind groups of every piece.
@@ -107,28 +106,32 @@ impl Launcher<'_> {
         let caps = self.attention.caps();
         bind::check_aliasing(&operands.iter().map(|operand| operand.bound).collect::<Vec<_>>(), caps)?;
         let pieces = self.pieces(operands, gradient, caps)?;
-        let params = self.params_buffer(operands, &pieces, gradient, caps);
-        let sequences = self.problem.packed.is_some().then(|| self.sequences_buffer(&pieces, caps));
+        let device = &self.attention.device;
+        let params = self.params_blocks(operands, &pieces, gradient, caps);
+        let params_buffers = params.upload(device, "diffattn.params", wgpu::BufferUsages::UNIFORM);
+        let sequences = self.sequence_blocks(&pieces, caps);
+        let sequence_buffers = sequences.upload(device, "diffattn.sequences", wgpu::BufferUsages::STORAGE);
 
         let layout = pipeline.get_bind_group_layout(0);
         let dispatch = |(index, piece): (usize, &Piece)| {
-            let (offset, size) = (index as u64 * PARAMS_STRIDE, size_of::<Params>() as u64);
-            let mut entries = vec![bind::entry(Binding::Params as u32, &params, offset, size)];
+            let place = params.places()[index];
+            let buffer = &params_buffers[place.buffer];
+            let mut entries = vec![bind::entry(Binding::Params as u32, buffer, place.offset, place.size)];
             for Operand { binding, bound, axes } in operands {
                 entries.push(bound.entry(*binding as u32, &axes.part(self.problem, piece), caps));
             }
-            if let Some((buffer, offsets)) = &sequences {
-                let size = (piece.batch.len() * size_of::<PackedSequence>()) as u64;
-                entries.push(bind::entry(Binding::Sequences as u32, buffer, offsets[index], size));
+            if let Some(place) = sequences.places().get(index) {
+                let buffer = &sequence_buffers[place.buffer];
+                entries.push(bind::entry(Binding::Sequences as u32, buffer, place.offset, place.size));
             }
             let descriptor = wgpu::BindGroupDescriptor { label: Some(self.label), layout: &layout, entries: &entries };
-            let bind_group = self.attention.device.create_bind_group(&descriptor);
+            let bind_group = device.create_bind_group(&descriptor);
             Dispatch { bind_group, grid: grid(self.workgroups(piece), caps) }
         };
         Ok(Launch {
             pipeline: pipeline.clone(),
             dispatches: pieces.iter().enumerate().map(dispatch).collect(),
-            scratch_bytes: params.size() + sequences.as_ref().map_or(0, |(buffer, _)| buffer.size()),
+            allocations: params_buffers.iter().chain(&sequence_buffers).map(wgpu::Buffer::size).collect(),
         })
     }
 
@@ -149,6 +152,7 @@ impl Launcher<'_> {
         let per_workgroup = (self.tiling)(&whole).tiles_per_workgroup;
         let limits = split::Limits {
             storage_binding: caps.storage_binding,
+            sequences: caps.storage_binding.min(upload::LARGEST),
             alignment: caps.offset_alignment.into(),
             workgroups: u64::from(caps.workgroups).pow(2).min(u64::from(u32::MAX / per_workgroup)),
         };
@@ -165,39 +169,26 @@ impl Launcher<'_> {
         self.tiles(piece).div_ceil((self.tiling)(piece).tiles_per_workgroup.into())
     }
 
-    fn params_buffer(
-        &self,
-        operands: &[Operand<'_>],
-        pieces: &[Piece],
-        gradient: Gradient,
-        caps: &Caps,
-    ) -> wgpu::Buffer {
-        let mut blocks = vec![0u8; pieces.len().max(1) * PARAMS_STRIDE as usize];
-        for (piece, block) in pieces.iter().zip(blocks.chunks_mut(PARAMS_STRIDE as usize)) {
+    /// The uniform block of every piece.
+    fn params_blocks(&self, operands: &[Operand<'_>], pieces: &[Piece], gradient: Gradient, caps: &Caps) -> Blocks {
+        let mut blocks = Blocks::default();
+        for piece in pieces {
             let mut params = self.params(operands, piece, caps);
             params.has_dlse = gradient.has_dlse.into();
             // Sums over queries are continued by the pieces after the first.
             params.accumulate = (gradient.accumulate || (gradient.by_key && piece.queries.start > 0)).into();
-            block[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&params));
+            blocks.push(bytemuck::bytes_of(&params), UNIFORM_ALIGNMENT);
         }
-        self.buffer("diffattn.params", &blocks, wgpu::BufferUsages::UNIFORM)
+        blocks
     }
 
-    /// The sequences of all pieces, and each piece's offset.
-    fn sequences_buffer(&self, pieces: &[Piece], caps: &Caps) -> (wgpu::Buffer, Vec<u64>) {
-        let mut bytes = Vec::new();
-        let mut offsets = Vec::new();
-        for piece in pieces {
-            bytes.resize(bytes.len().next_multiple_of(caps.offset_alignment as usize), 0);
-            offsets.push(bytes.len() as u64);
-            bytes.extend_from_slice(bytemuck::cast_slice(&self.sequences(piece)));
+    /// The sequences of every piece; nothing where they are not packed.
+    fn sequence_blocks(&self, pieces: &[Piece], caps: &Caps) -> Blocks {
+        let mut blocks = Blocks::default();
+        for piece in pieces.iter().filter(|_| self.problem.packed.is_some()) {
+            blocks.push(bytemuck::cast_slice(&self.sequences(piece)), caps.offset_alignment as usize);
         }
-        (self.buffer("diffattn.sequences", &bytes, wgpu::BufferUsages::STORAGE), offsets)
-    }
-
-    fn buffer(&self, label: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        let descriptor = wgpu::util::BufferInitDescriptor { label: Some(label), contents, usage };
-        self.attention.device.create_buffer_init(&descriptor)
+        blocks
     }
 
     fn params(&self, operands: &[Operand<'_>], piece: &Piece, caps: &Caps) -> Params {
@@ -286,8 +277,9 @@ impl Launch {
         self.dispatches.len()
     }
 
-    pub(crate) fn scratch_bytes(&self) -> u64 {
-        self.scratch_bytes
+    /// Sizes of the buffers that the launch holds beside the caller's.
+    pub(crate) fn allocations(&self) -> &[u64] {
+        &self.allocations
     }
 }
 

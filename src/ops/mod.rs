@@ -9,3 +9,4 @@ pub(crate) mod host;
 pub(crate) mod kv_append;
 pub(crate) mod launch;
 pub(crate) mod matmul;
+pub(crate) mod upload;

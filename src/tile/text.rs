@@ -89,12 +89,11 @@ impl FromStr for Tile {
         let [rows, keys, threads, keys_per_lane] =
             [fields.count('r')?, fields.count('k')?, fields.count('t')?, fields.count('n')?];
         let key_lanes = fields.share(keys, keys_per_lane)?;
-        if rows != 4 * fields.share(threads, key_lanes)? {
-            return Err(fields.wrong());
-        }
+        let row_lanes = fields.share(threads, key_lanes)?;
+        let row_quads = fields.share(rows, row_lanes.checked_mul(4).ok_or_else(|| fields.wrong())?)?;
         let heads_per_tile = fields.number('h')?.unwrap_or(1);
         let (stage_q, separate_v) = (fields.flag('q')?, fields.flag('v')?);
-        fields.done(Tile { threads, key_lanes, keys_per_lane, heads_per_tile, stage_q, separate_v })
+        fields.done(Tile { threads, row_quads, key_lanes, keys_per_lane, heads_per_tile, stage_q, separate_v })
     }
 }
 

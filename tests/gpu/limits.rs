@@ -5,7 +5,7 @@ use crate::run::{Placement, judge, queue_of};
 use crate::support::{self, Tensors};
 use crate::{Case, case};
 use diffattn::reference::Judge;
-use diffattn::{DType, Error, ForwardBuffers, Options, Packed, PlanOptions, Problem, Shape, wgpu};
+use diffattn::{DType, Error, ForwardBuffers, Options, Packed, PlanOptions, Problem, Shape, TensorSlice, wgpu};
 use libtest_mimic::Failed;
 
 pub fn cases() -> Vec<Case> {
@@ -14,6 +14,7 @@ pub fn cases() -> Vec<Case> {
         case("limits::narrow_grids_are_folded", narrow_grids_are_folded),
         case("limits::keys_too_long_are_named", keys_too_long_are_named),
         case("limits::scratch_stays_small", scratch_stays_small),
+        case("limits::many_sequences_need_no_large_buffer", many_sequences_need_no_large_buffer),
         case("limits::nothing_to_do", nothing_to_do),
         case("limits::extreme_scales", extreme_scales),
     ]
@@ -88,6 +89,32 @@ fn scratch_stays_small(gpu: &Gpu) -> Result<(), Failed> {
     })?;
     if pass.scratch_bytes() > 1 << 20 {
         return Err(format!("{} bytes of scratch", pass.scratch_bytes()).into());
+    }
+    Ok(())
+}
+
+/// So many packed sequences that their list would be larger than 1 MiB: it is bound in parts, and the result is right.
+fn many_sequences_need_no_large_buffer(gpu: &Gpu) -> Result<(), Failed> {
+    let (device, _) = queue_of(&gpu.attention);
+    let ends: Vec<u32> = (0..=60_000).collect();
+    let packed = Packed { cu_seqlens_q: ends.clone(), cu_seqlens_k: ends };
+    let shape = Shape { batch: 1, q_len: 1, kv_len: 1, heads: 1, kv_heads: 1, head_dim: 8, value_dim: 8 };
+    let problem = Problem::packed(shape, DType::F16, Options::default(), packed)?;
+    let tensors = Tensors::random(&problem, &mut support::rng());
+    let truth = Judge::forward(&problem, &tensors.inputs())?;
+    judge(&gpu.attention, &problem, PlanOptions::default(), &tensors, &truth, Placement::PLAIN)?;
+
+    let usage = wgpu::BufferUsages::STORAGE;
+    let buffer =
+        |size| device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+    let (q, k, lam) = (buffer(60_000 * 32), buffer(60_000 * 16), buffer(60_000 * 4));
+    let (v, out) = (buffer(60_000 * 16), buffer(60_000 * 16));
+    let [q, k, v, lam, out] = [&q, &k, &v, &lam, &out].map(TensorSlice::new);
+    let plan = gpu.attention.plan_forward_blocking(&problem, PlanOptions::default())?;
+    let pass = plan.bind(&ForwardBuffers { q, k, v, lam, out, lse: None, a2: None })?;
+    if pass.largest_allocation() >= 1 << 20 || pass.scratch_bytes() < 60_000 * 20 || pass.dispatches() < 2 {
+        let (largest, all, parts) = (pass.largest_allocation(), pass.scratch_bytes(), pass.dispatches());
+        return Err(format!("{largest} bytes in the largest buffer of {all}, {parts} dispatches").into());
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::args::CheckArgs;
 use crate::case::Case;
 use crate::engine::Engine;
 use crate::gpu::Gpu;
-use crate::problems::steps;
+use crate::steps::steps;
 use crate::{device, tables};
 
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {

@@ -20,9 +20,9 @@ mod module;
 mod output;
 mod parameters;
 mod params;
-mod problems;
 mod records;
 mod report;
+mod steps;
 mod tables;
 mod tensors;
 

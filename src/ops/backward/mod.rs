@@ -12,7 +12,7 @@ use crate::host::Sizes;
 use crate::memo::Asked;
 use crate::ops::launch::{Launch, Tiling};
 use crate::pipeline::AnyVariant;
-use crate::problem::{Problem, Shape};
+use crate::problem::Problem;
 use crate::shader::{Kernel, Variant};
 use crate::slice::TensorSlice;
 use crate::split::Piece;
@@ -202,7 +202,7 @@ impl BackwardPass {
 
     /// Bytes of device memory held beside the caller's buffers: 32 for each output head of each token, and parameters.
     pub fn scratch_bytes(&self) -> u64 {
-        self.terms_bytes + self.launches.iter().map(Launch::scratch_bytes).sum::<u64>()
+        self.terms_bytes + self.launches.iter().flat_map(Launch::allocations).sum::<u64>()
     }
 }
 
@@ -245,9 +245,7 @@ fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path,
     let cost = |path| {
         let dq = tile::backward_tile(problem, Sweep::Dq, path, caps)?.cost;
         let dkv = tile::backward_tile(problem, Sweep::Dkv, path, caps)?.cost;
-        // They are for each key and for each pair.
-        let Shape { q_len, kv_len, .. } = problem.shape;
-        Ok::<_, Error>(dq * f64::from(kv_len) + dkv * f64::from(q_len) * f64::from(problem.shape.group()))
+        Ok::<_, Error>(dq + dkv)
     };
     if caps.subgroups.is_none() {
         return Ok((Path::Portable, "the device has no subgroup operations enabled".into()));

@@ -1,4 +1,4 @@
-//! The decode steps that `diffattn check` computes, beside the library's own problems.
+//! The decode steps that `diffattn check` computes, beside the problems of the reference.
 
 use diffattn::{DType, DecodeProblem, KvConfig, KvDType, Options, Pages};
 
