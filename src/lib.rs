@@ -56,6 +56,8 @@ pub mod shader;
 mod slice;
 mod split;
 pub mod tile;
+#[cfg(all(feature = "tune", not(target_arch = "wasm32")))]
+pub mod tune;
 
 pub use attention::{DiffAttention, PlanOptions};
 pub use caps::{Caps, Quirk};

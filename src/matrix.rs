@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::problem::{DType, Problem, Shape};
 use crate::tile::{CORES, Choice, Fields, Path, limit};
 
-/// What one workgroup of `shaders/forward_matrix.wgsl` owns; the shader tells the meaning.
+/// What one workgroup of `shaders/forward_matrix.wgsl` owns, and how it works; the shader tells the meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MatrixTile {
     /// Side of the device's matrices: 8 or 16.
     pub size: u32,
     /// Lanes of a subgroup.
     pub subgroup: u32,
-    /// Subgroups in the workgroup, at most 4.
+    /// Subgroups in the workgroup, at most 8.
     pub subgroups: u32,
     /// Strips of `size` rows that one subgroup owns.
     pub strips: u32,
@@ -23,6 +23,26 @@ pub struct MatrixTile {
     pub keys: u32,
     /// Output heads of one KV group whose rows share the tile.
     pub heads_per_tile: u32,
+    /// f16 elements between two rows in workgroup memory beside the row itself, against bank conflicts; a multiple of 8.
+    pub padding: u32,
+    /// log2 of the largest weight: outputs are rescaled when a row's maximum grows by more. At most 15.
+    pub growth: u32,
+    /// Whether Q is read from global memory as matrices, instead of through workgroup memory. For f16 in equal lengths of
+    /// at least `size` queries.
+    pub q_global: bool,
+    /// Whether Q's matrices stay in registers, instead of being read again for every key tile.
+    pub q_resident: bool,
+    /// Whether K and V are read from global memory as matrices, instead of through workgroup memory. For f16 in equal
+    /// lengths of at least `keys` keys.
+    pub kv_global: bool,
+    /// Whether K and V are read from global memory into registers one product ahead of the one that uses them.
+    pub ahead: bool,
+    /// Whether loops over matrices are written out, instead of left to the driver.
+    pub unrolled: bool,
+    /// Whether workgroup memory is an array of scalars instead of vectors, as Metal needs it.
+    pub scalars: bool,
+    /// Whether the queries of one head follow each other in the grid, instead of the heads of one query.
+    pub by_head: bool,
 }
 
 impl MatrixTile {
@@ -36,56 +56,124 @@ impl MatrixTile {
         self.subgroups * self.subgroup
     }
 
-    /// f16 elements between two rows of Q: padded to whole matrices, and by 16 bytes against bank conflicts.
+    /// Matrices along a dimension of so many elements.
+    pub const fn steps(&self, dim: u32) -> u32 {
+        dim.div_ceil(self.size)
+    }
+
+    /// Groups of eight elements of K and V together that one lane carries from global to workgroup memory.
+    const fn octets_per_lane(&self, shape: &Shape) -> u32 {
+        let (keys, values) = (self.steps(shape.head_dim), self.steps(shape.value_dim));
+        let octets = self.keys * self.size / 8;
+        let lanes = self.threads();
+        if self.kv_global { 0 } else { (octets * keys).div_ceil(lanes) + (octets * values).div_ceil(lanes) }
+    }
+
+    /// f16 elements between two rows of Q: padded to whole matrices.
     pub const fn q_stride(&self, shape: &Shape) -> u32 {
-        shape.head_dim.next_multiple_of(self.size) + 8
+        shape.head_dim.next_multiple_of(self.size) + self.padding
     }
 
     /// f16 elements between two keys of K and V.
     pub const fn kv_stride(&self, shape: &Shape) -> u32 {
         let widest = if shape.head_dim > shape.value_dim { shape.head_dim } else { shape.value_dim };
-        widest.next_multiple_of(self.size) + 8
+        widest.next_multiple_of(self.size) + self.padding
     }
 
     /// f32 elements between two rows of scores.
     pub const fn score_stride(&self) -> u32 {
-        self.keys + 4
+        self.keys + self.padding / 2
     }
 
     /// f16 elements between two rows of weights.
     pub const fn weight_stride(&self) -> u32 {
-        self.keys + 8
+        self.keys + self.padding
     }
 
-    /// Bytes of workgroup memory: the terms stated at the head of forward_matrix.wgsl.
+    /// f16 elements of Q in workgroup memory.
+    const fn q_slots(&self, shape: &Shape) -> u32 {
+        if self.q_global { 0 } else { self.rows() * self.q_stride(shape) }
+    }
+
+    /// First f16 element of the weights: behind Q, or over it where Q is in registers by then.
+    pub const fn weight_base(&self, shape: &Shape) -> u32 {
+        if self.q_resident { 0 } else { self.q_slots(shape) }
+    }
+
+    /// f16 elements of Q and weights.
+    pub const fn row_slots(&self, shape: &Shape) -> u32 {
+        let weights = self.weight_base(shape) + self.rows() * self.weight_stride();
+        if weights > self.q_slots(shape) { weights } else { self.q_slots(shape) }
+    }
+
+    /// f16 elements of K, and of V in its place; one vector where they are not staged, since an array cannot be empty.
+    pub const fn kv_slots(&self, shape: &Shape) -> u32 {
+        if self.kv_global { 4 } else { self.keys * self.kv_stride(shape) }
+    }
+
+    /// Bytes of workgroup memory: the terms stated at the head of forward_matrix.wgsl, and alignment between them.
     pub const fn workgroup_bytes(&self, shape: &Shape) -> u32 {
-        let halves = self.rows() * (self.q_stride(shape) + self.weight_stride()) + self.keys * self.kv_stride(shape);
-        let words = self.rows() * (self.score_stride() + 1) + self.subgroups * self.size * self.size + 4;
-        2 * halves + 4 * words
+        let halves = self.row_slots(shape) + self.kv_slots(shape);
+        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 32 + 16
+    }
+
+    /// The tile, and those that differ from it in one way of working: every kind of text that the kernel has.
+    pub(crate) fn kinds(self) -> [MatrixTile; 9] {
+        let mut kinds = [self; 9];
+        kinds[1].q_global = !self.q_global;
+        kinds[2].q_resident = !self.q_resident;
+        kinds[3].kv_global = !self.kv_global;
+        kinds[4].ahead = !self.ahead;
+        kinds[5].unrolled = !self.unrolled;
+        kinds[6].scalars = !self.scalars;
+        kinds[7].by_head = !self.by_head;
+        (kinds[8].strips, kinds[8].subgroups) = (4 * self.strips, 1);
+        kinds
     }
 
     /// Whether the kernel's own rules hold, apart from any device.
     fn is_sound(&self, shape: &Shape) -> bool {
         let rows = self.strips * self.size;
         let counts = [self.subgroup, self.subgroups, self.strips, self.keys, self.heads_per_tile];
+        let strips_of_position = 2 * self.heads_per_tile * if self.q_global { self.size } else { 1 };
         matches!(self.size, 8 | 16)
             && counts.iter().all(|&count| (1..=256).contains(&count))
-            && self.subgroups <= 4
+            && self.subgroups <= 8
             && self.keys.is_multiple_of(self.size)
             // A lane takes whole rows, or whole quads of a row's keys.
             && rows.max(self.subgroup).is_multiple_of(rows.min(self.subgroup))
             && (self.keys / (self.subgroup / rows).max(1)).is_multiple_of(4)
             && shape.group().is_multiple_of(self.heads_per_tile)
-            && self.rows() >= 2 * self.heads_per_tile
+            && self.rows() >= strips_of_position
+            && (!self.q_global || self.rows().is_multiple_of(strips_of_position))
+            && self.padding.is_multiple_of(8)
+            && self.padding <= 64
+            && (1..=15).contains(&self.growth)
+    }
+
+    /// What keeps matrices of this problem from being read from global memory, if anything does.
+    fn not_from_global(&self, problem: &Problem, caps: &Caps) -> Option<&'static str> {
+        let Shape { q_len, kv_len, head_dim, value_dim, .. } = problem.shape;
+        let whole = |dim: u32| dim.is_multiple_of(self.size);
+        let vectors = caps.backend != wgpu::Backend::Metal && !self.scalars;
+        let rules = [
+            (problem.dtype == DType::F16, "f16 storage"),
+            (problem.packed.is_none(), "sequences of equal length"),
+            (vectors, "a device that loads matrices from vectors, which Metal does not"),
+            (!self.q_global || (whole(head_dim) && q_len >= self.size), "whole matrices of queries"),
+            (!self.kv_global || (whole(head_dim) && whole(value_dim) && kv_len >= self.keys), "whole tiles of keys"),
+        ];
+        let broken = rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule);
+        broken.filter(|_| self.q_global || self.kv_global)
     }
 
     /// Checks the tile against the problem and the device.
     ///
     /// # Errors
     /// [`Error::MissingFeature`] without matrix units (or without the adapter, see
-    /// [`crate::DiffAttention::with_adapter`]), [`Error::Unsupported`] for f32 storage, [`Error::Invalid`] for a tile that
-    /// breaks the kernel's rules or is of another device's matrices, [`Error::Limit`] for too many invocations or too much
-    /// workgroup memory.
+    /// [`crate::DiffAttention::with_adapter`]), [`Error::Unsupported`] for f32 storage and where matrices cannot be read
+    /// from global memory as the tile wants it, [`Error::Invalid`] for a tile that breaks the kernel's rules or is of
+    /// another device's matrices, [`Error::Limit`] for too many invocations or too much workgroup memory.
     pub fn validate(&self, problem: &Problem, caps: &Caps) -> Result<()> {
         let (size, subgroup) = units(problem, caps)?;
         if (self.size, self.subgroup) != (size, subgroup) {
@@ -93,10 +181,18 @@ impl MatrixTile {
             return Err(Error::invalid("tile", device, self));
         }
         if !self.is_sound(&problem.shape) {
-            let rule = "at most 4 subgroups, keys a multiple of the matrices' side, a subgroup's rows and lanes one a \
+            let rule = "at most 8 subgroups, keys a multiple of the matrices' side, a subgroup's rows and lanes one a \
                         multiple of the other with whole quads of keys for each lane, heads_per_tile a divisor of \
-                        heads / kv_heads, at most rows / 2";
+                        heads / kv_heads, rows for at least one position (with Q from global memory: for whole matrices \
+                        of positions), padding a multiple of 8 up to 64, growth from 1 to 15";
             return Err(Error::invalid("tile", rule, self));
+        }
+        if caps.backend == wgpu::Backend::Metal && !self.scalars {
+            return Err(Error::invalid("tile", "one with workgroup memory in scalars (s) on Metal", self));
+        }
+        if let Some(rule) = self.not_from_global(problem, caps) {
+            let what = format!("the tile {self}, which reads matrices from global memory,");
+            return Err(Error::Unsupported { what, hint: format!("it needs {rule}; leave out g and d") });
         }
         limit("max_compute_invocations_per_workgroup", self.threads(), caps.invocations)?;
         limit("max_compute_workgroup_storage_size", self.workgroup_bytes(&problem.shape), caps.workgroup_storage)
@@ -104,22 +200,26 @@ impl MatrixTile {
 
     /// Estimated time in the unit of the tiled kernels' estimate (`src/tile.rs`): slots of one multiply-add of a lane.
     ///
-    /// A matrix unit is taken to do eight multiply-adds in a slot, which is low: 8 to 32 are built. Four bytes of
-    /// workgroup memory cost a slot, as there. For each key tile and subgroup: fragments of K and V once, of Q and of the
-    /// weights for every strip, and for each score 12 bytes to pass from accumulators to lanes and back.
+    /// A matrix unit is taken to do eight multiply-adds in a slot, which is low: 8 to 32 are built. Four bytes from
+    /// workgroup memory or a cache cost a slot, as there. For each key tile and subgroup: fragments of K and V once, of Q
+    /// and of the weights for every strip, and 12 bytes for each score to pass from accumulators to lanes and back. More
+    /// registers than every device has cost a factor of five, as there.
     fn cost(&self, problem: &Problem) -> f64 {
         const UNITS: f64 = 8.0;
         const BARRIER: f64 = 40.0;
         let shape = &problem.shape;
-        let dims = f64::from(shape.head_dim.next_multiple_of(self.size) + shape.value_dim.next_multiple_of(self.size));
+        let (head, value) = (shape.head_dim.next_multiple_of(self.size), shape.value_dim.next_multiple_of(self.size));
+        let dims = f64::from(head + value);
         let (keys, lanes) = (f64::from(self.keys), f64::from(self.subgroup));
         let rows = f64::from(self.strips * self.size); // of one subgroup
         let products = rows * keys * dims / lanes / UNITS;
-        let fragments =
-            (2.0 * keys * dims + 2.0 * rows * f64::from(shape.head_dim) * keys / f64::from(self.size)) / lanes;
-        let softmax = rows * keys / lanes * (12.0 / 4.0 + 16.0);
+        let fragments = 2.0 * (keys * dims + rows * f64::from(head) + rows * keys) / lanes;
+        let softmax = rows * keys / lanes * (12.0 / 4.0 + 12.0);
         let loading = keys * dims / 8.0 * 12.0 / f64::from(self.threads());
-        let per_invocation = products + fragments / 4.0 + softmax + loading + 6.0 * BARRIER;
+        let accumulators = rows * (f64::from(value) + keys) / lanes;
+        let carried = 4.0 * f64::from(self.octets_per_lane(shape));
+        let spill = if accumulators + carried > 208.0 { 5.0 } else { 1.0 };
+        let per_invocation = (products + fragments / 4.0) * spill + softmax + loading + 5.0 * BARRIER;
 
         let positions = self.rows() / (2 * self.heads_per_tile);
         let tiles = f64::from(shape.q_len.max(1).div_ceil(positions)) * f64::from(shape.group() / self.heads_per_tile);
@@ -129,14 +229,27 @@ impl MatrixTile {
     }
 }
 
-/// Rows, keys, side of the matrices, strips, threads; heads where there are several.
+/// Rows, keys, side of the matrices, strips, threads; heads where there are several, padding where it is not 8, growth
+/// (`w`) where it is not 8; then a letter for each way of working: `g` Q from global memory, `i` Q in registers, `d` K and V
+/// from global memory, `a` ahead, `u` unrolled, `s` scalars, `o` by head.
 impl fmt::Display for MatrixTile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "r{}k{}m{}x{}t{}", self.rows(), self.keys, self.size, self.strips, self.threads())?;
-        if self.heads_per_tile > 1 {
-            write!(f, "h{}", self.heads_per_tile)?;
+        for (letter, number, usual) in [('h', self.heads_per_tile, 1), ('p', self.padding, 8), ('w', self.growth, 8)] {
+            if number != usual {
+                write!(f, "{letter}{number}")?;
+            }
         }
-        Ok(())
+        let ways = [
+            ("g", self.q_global),
+            ("i", self.q_resident),
+            ("d", self.kv_global),
+            ("a", self.ahead),
+            ("u", self.unrolled),
+            ("s", self.scalars),
+            ("o", self.by_head),
+        ];
+        ways.iter().filter(|(_, on)| *on).try_for_each(|(letter, _)| f.write_str(letter))
     }
 }
 
@@ -145,15 +258,31 @@ impl FromStr for MatrixTile {
 
     /// Reads what [`MatrixTile`] prints.
     fn from_str(text: &str) -> Result<Self> {
-        let rule =
-            "as in r64k32m16x1t128 or r64k32m16x1t128h2: rows, keys, side of the matrices, strips and threads, heads";
+        let rule = "as in r64k32m16x1t128au or r64k32m16x1t128h2p16w6gidauso: rows, keys, side of the matrices, strips, \
+                    threads, heads, padding, growth, then letters: g (Q from global memory), i (Q in registers), d (K and \
+                    V from global memory), a (ahead), u (unrolled), s (scalars), o (by head)";
         let mut fields = Fields::read(text, rule)?;
         let [rows, keys, size] = [fields.count('r')?, fields.count('k')?, fields.count('m')?];
         let [strips, threads] = [fields.count('x')?, fields.count('t')?];
         let subgroups = fields.share(fields.share(rows, size)?, strips)?;
-        let subgroup = fields.share(threads, subgroups)?;
-        let heads_per_tile = fields.number('h')?.unwrap_or(1);
-        fields.done(MatrixTile { size, subgroup, subgroups, strips, keys, heads_per_tile })
+        let tile = MatrixTile {
+            size,
+            subgroup: fields.share(threads, subgroups)?,
+            subgroups,
+            strips,
+            keys,
+            heads_per_tile: fields.number('h')?.unwrap_or(1),
+            padding: fields.number('p')?.unwrap_or(8),
+            growth: fields.number('w')?.unwrap_or(8),
+            q_global: fields.flag('g')?,
+            q_resident: fields.flag('i')?,
+            kv_global: fields.flag('d')?,
+            ahead: fields.flag('a')?,
+            unrolled: fields.flag('u')?,
+            scalars: fields.flag('s')?,
+            by_head: fields.flag('o')?,
+        };
+        fields.done(tile)
     }
 }
 
@@ -171,23 +300,62 @@ fn units(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
     Ok((size, subgroup))
 }
 
-/// Every tile worth estimating on a device with such units.
-pub(crate) fn candidates(group: u32, size: u32, subgroup: u32) -> impl Iterator<Item = MatrixTile> {
-    [32, 16].into_iter().flat_map(move |keys| {
-        [2, 1].into_iter().flat_map(move |strips| {
-            [4, 2, 1].into_iter().flat_map(move |subgroups| {
-                let packings = (1..=group).filter(move |heads| group.is_multiple_of(*heads));
-                packings.map(move |heads_per_tile| MatrixTile {
-                    size,
-                    subgroup,
-                    subgroups,
-                    strips,
-                    keys,
-                    heads_per_tile,
-                })
-            })
-        })
-    })
+/// Every tile worth estimating for a problem on a device with such units. What no record decides between is as it should
+/// be right by arithmetic: Q from global memory leaves room for more rows; loads are issued ahead; nothing depends on what
+/// a driver makes of arrays of matrices.
+pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u32) -> Vec<MatrixTile> {
+    let group = problem.shape.group();
+    let scalars = caps.backend == wgpu::Backend::Metal;
+    // A software driver keeps no matrices in registers, and compiles long texts for minutes.
+    let software = caps.kind == wgpu::DeviceType::Cpu;
+    let (keys, strips) = if software { (&[16][..], &[1][..]) } else { (&[32, 64, 16][..], &[2, 1, 4][..]) };
+    let mut tiles = Vec::new();
+    for q_global in [true, false] {
+        for &keys in keys {
+            for &strips in strips {
+                for subgroups in [4, 8, 2, 1] {
+                    for heads_per_tile in (1..=group).filter(|heads| group.is_multiple_of(*heads)) {
+                        tiles.push(MatrixTile {
+                            size,
+                            subgroup,
+                            subgroups,
+                            strips,
+                            keys,
+                            heads_per_tile,
+                            padding: 8,
+                            growth: 8,
+                            q_global,
+                            q_resident: false,
+                            kv_global: false,
+                            ahead: true,
+                            unrolled: !software,
+                            scalars,
+                            by_head: false,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    tiles
+}
+
+/// Every tile that fits the device, with its estimate.
+pub(crate) fn fitting(problem: &Problem, caps: &Caps) -> Result<Vec<Choice>> {
+    let (size, subgroup) = units(problem, caps)?;
+    let mut tiles = candidates(problem, caps, size, subgroup);
+    let needed = tiles.iter().map(|tile| tile.workgroup_bytes(&problem.shape)).min().unwrap_or(u32::MAX);
+    tiles.retain(|tile| tile.validate(problem, caps).is_ok());
+    if tiles.is_empty() {
+        return Err(Error::Limit {
+            name: "max_compute_workgroup_storage_size",
+            what: "the smallest tile of the matrix kernel".into(),
+            needed: needed.into(),
+            available: caps.workgroup_storage.into(),
+        });
+    }
+    let choice = |tile: MatrixTile| Choice { path: Path::Matrix, tile: tile.into(), cost: tile.cost(problem) };
+    Ok(tiles.into_iter().map(choice).collect())
 }
 
 /// The tile for the matrix path: the cheapest, by estimate, of all that fit the device.
@@ -195,23 +363,9 @@ pub(crate) fn candidates(group: u32, size: u32, subgroup: u32) -> impl Iterator<
 /// # Errors
 /// Those of [`MatrixTile::validate`]; [`Error::Limit`] when not even the smallest tile fits.
 pub(crate) fn matrix_tile(problem: &Problem, caps: &Caps) -> Result<Choice> {
-    let (size, subgroup) = units(problem, caps)?;
-    let mut best: Option<Choice> = None;
-    let mut needed = u32::MAX;
-    for tile in candidates(problem.shape.group(), size, subgroup) {
-        needed = needed.min(tile.workgroup_bytes(&problem.shape));
-        let cost = tile.cost(problem);
-        if tile.validate(problem, caps).is_ok() && best.is_none_or(|best| cost < best.cost) {
-            best = Some(Choice { path: Path::Matrix, tile: tile.into(), cost });
-        }
-    }
-    let limit = || Error::Limit {
-        name: "max_compute_workgroup_storage_size",
-        what: "the smallest tile of the matrix kernel".into(),
-        needed: needed.into(),
-        available: caps.workgroup_storage.into(),
-    };
-    best.ok_or_else(limit)
+    let tiles = fitting(problem, caps)?.into_iter();
+    let best = tiles.reduce(|best, choice| if choice.cost < best.cost { choice } else { best });
+    best.ok_or_else(|| Error::invalid("path", "one with tiles", Path::Matrix.name()))
 }
 
 #[cfg(test)]

@@ -7,10 +7,12 @@ mod all;
 mod cache;
 mod files;
 mod layer;
+mod unroll;
 
 pub use cache::{CacheBinding, CacheKernel, CacheVariant};
 pub use layer::{Epilogue, LayerKernel, LayerVariant, MatmulKernel};
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::caps::Caps;
@@ -206,7 +208,7 @@ impl Variant {
         let mut files = match (self.kernel, self.path) {
             (Kernel::Forward, Path::Naive) => vec!["forward_naive.wgsl", "query_row.wgsl"],
             (Kernel::Forward, Path::Portable | Path::Subgroup) => vec!["forward.wgsl", "rows4.wgsl"],
-            (Kernel::Forward, Path::Matrix) => vec!["forward_matrix.wgsl"],
+            (Kernel::Forward, Path::Matrix) => self.matrix_files(),
             (Kernel::BackwardRows | Kernel::Backward(..), _) => self.backward_files(),
         };
         files.extend(["view.wgsl", "params.wgsl", "online_softmax.wgsl"]);
@@ -235,6 +237,18 @@ impl Variant {
             (Path::Subgroup, _) => files.push("exchange/parts_subgroup.wgsl"),
         }
         files
+    }
+
+    fn matrix_files(&self) -> Vec<&'static str> {
+        let Some(AnyTile::Matrix(tile)) = self.tile else { return Vec::new() };
+        let either = |on, name, other| if on { name } else { other };
+        vec![
+            "forward_matrix.wgsl",
+            either(tile.scalars, "matrix/scalars.wgsl", "matrix/vectors.wgsl"),
+            either(tile.q_global, "matrix/q_global.wgsl", "matrix/q_staged.wgsl"),
+            either(tile.kv_global, "matrix/kv_global.wgsl", "matrix/kv_staged.wgsl"),
+            either(self.dtype == DType::F16, "matrix/f16.wgsl", "matrix/bf16.wgsl"),
+        ]
     }
 
     fn backward_files(&self) -> Vec<&'static str> {
@@ -269,16 +283,31 @@ impl Variant {
                 let _ = writeln!(text, "alias Mat{role} = coop_mat{0}x{0}<{scalar}, {role}>;", tile.size);
             }
         }
-        for (name, value) in self.constants() {
+        let constants = self.constants();
+        for (name, value) in &constants {
             let _ = writeln!(text, "const {name}: u32 = {value}u;");
         }
-        if let Some(AnyTile::Tiled(tile)) = self.tile {
-            let _ = writeln!(text, "const STAGE_Q: bool = {};", tile.stage_q);
+        for (name, value) in self.switches() {
+            let _ = writeln!(text, "const {name}: bool = {value};");
         }
+        let unrolled = matches!(self.tile, Some(AnyTile::Matrix(tile)) if tile.unrolled);
+        let count = |name: &str| constants.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value);
         for name in self.files() {
-            let _ = write!(text, "\n// ---- {name}\n{}", file(name));
+            let file = file(name);
+            let written = if unrolled { Cow::Owned(unroll::unroll(file, &count)) } else { Cow::Borrowed(file) };
+            let _ = write!(text, "\n// ---- {name}\n{written}");
         }
         text
+    }
+
+    fn switches(&self) -> Vec<(&'static str, bool)> {
+        match self.tile {
+            None => Vec::new(),
+            Some(AnyTile::Tiled(tile)) => vec![("STAGE_Q", tile.stage_q)],
+            Some(AnyTile::Matrix(tile)) => {
+                vec![("Q_RESIDENT", tile.q_resident), ("AHEAD", tile.ahead), ("BY_HEAD", tile.by_head)]
+            }
+        }
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
@@ -318,10 +347,17 @@ impl Variant {
                 ("STRIPS", tile.strips),
                 ("KEYS", tile.keys),
                 ("HEADS_PER_TILE", tile.heads_per_tile),
+                ("HEAD_STEPS", tile.steps(self.head_dim)),
+                ("VALUE_STEPS", tile.steps(self.value_dim)),
+                ("KEY_STEPS", tile.steps(tile.keys)),
+                ("GROWTH", tile.growth),
                 ("Q_STRIDE", tile.q_stride(&shape)),
                 ("KV_STRIDE", tile.kv_stride(&shape)),
                 ("SCORE_STRIDE", tile.score_stride()),
                 ("WEIGHT_STRIDE", tile.weight_stride()),
+                ("WEIGHT_BASE", tile.weight_base(&shape)),
+                ("ROW_SLOTS", tile.row_slots(&shape)),
+                ("KV_SLOTS", tile.kv_slots(&shape)),
             ]),
             Some(AnyTile::Tiled(tile)) => constants.extend([
                 ("THREADS", tile.threads),

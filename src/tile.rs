@@ -229,6 +229,21 @@ pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice
     }
 }
 
+/// Every tile of a path that fits the device, the cheapest by estimate first; none where the path cannot run the problem.
+#[cfg(all(feature = "tune", not(target_arch = "wasm32")))]
+pub(crate) fn ranked_tiles(problem: &Problem, path: Path, caps: &Caps) -> Vec<Choice> {
+    let mut choices: Vec<Choice> = if path == Path::Matrix {
+        crate::matrix::fitting(problem, caps).unwrap_or_default()
+    } else {
+        let most_lanes = if path == Path::Subgroup { subgroup_min(caps).unwrap_or(0).min(32) } else { 32 };
+        let fitting = candidates(problem.shape.group(), path, most_lanes)
+            .filter(|tile| tile.validate(&problem.shape, path, caps).is_ok());
+        fitting.map(|tile| Choice { path, tile: tile.into(), cost: cost(problem, path, caps, &tile) }).collect()
+    };
+    choices.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+    choices
+}
+
 /// Every tile worth estimating.
 pub(crate) fn candidates(group: u32, path: Path, most_lanes: u32) -> impl Iterator<Item = Tile> {
     let tiled = matches!(path, Path::Portable | Path::Subgroup);

@@ -3,7 +3,7 @@
 use super::{Kernel, Variant};
 use crate::caps::Caps;
 use crate::problem::{DType, Options, Packed, Problem, Shape};
-use crate::tile::{Path, Sweep, backward_tile, forward_tile};
+use crate::tile::{AnyTile, Path, Sweep, backward_tile, forward_tile};
 
 impl Variant {
     /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
@@ -16,6 +16,11 @@ impl Variant {
                 variants.push(forward);
                 if matches!(path, Path::Portable | Path::Subgroup) && problem.shape.head_dim == 40 {
                     variants.push(Variant { standard: true, a2: false, ..forward });
+                }
+                if let Some(AnyTile::Matrix(tile)) = forward.tile {
+                    let kinds = tile.kinds().into_iter().map(AnyTile::Matrix);
+                    let fitting = kinds.filter(|tile| tile.validate(&problem, path, caps).is_ok());
+                    variants.extend(fitting.map(|tile| Variant::forward(&problem, path, Some(tile), caps)));
                 }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
                 if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {

@@ -4,7 +4,7 @@
 #[cfg(feature = "bench")]
 use diffattn::bench::{Glue, Probe};
 use diffattn::shader::{CacheKernel, CacheVariant, LayerVariant, Variant};
-use diffattn::{Caps, DType, Path};
+use diffattn::{Caps, DType, Path, wgpu};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use rayon::prelude::*;
@@ -18,10 +18,10 @@ fn devices() -> Vec<Caps> {
     (desktop.workgroup_storage, desktop.invocations, desktop.unpack_f16) = (48 << 10, 1024, true);
     desktop.subgroups = Some((32, 32));
     let mut cuda = desktop.clone();
-    cuda.matrix = Some(16);
+    (cuda.matrix, cuda.kind, cuda.backend) = (Some(16), wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Vulkan);
     let mut apple = Caps::floor();
     (apple.workgroup_storage, apple.unpack_f16) = (32 << 10, true);
-    (apple.subgroups, apple.matrix) = (Some((32, 32)), Some(8));
+    (apple.subgroups, apple.matrix, apple.backend) = (Some((32, 32)), Some(8), wgpu::Backend::Metal);
     let mut mobile = Caps::floor();
     (mobile.workgroup_storage, mobile.subgroups) = (32 << 10, Some((4, 128)));
     vec![Caps::floor(), desktop, cuda, apple, mobile]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use diffattn::{DType, Path};
+use diffattn::{AnyTile, DType, Path, PlanOptions};
 
 use crate::bench_args::BenchArgs;
 use crate::compare::CompareArgs;
@@ -31,9 +31,9 @@ impl Cli {
         }
         if let Command::Attend(AttendArgs { run, .. }) = &cli.command
             && run.engine == EngineArg::Cpu
-            && (run.adapter.is_some() || run.path != PathArg::Auto)
+            && (run.adapter.is_some() || run.plan() != PlanOptions::default())
         {
-            let message = "--adapter and --path choose what runs on a GPU; leave them out with --engine cpu";
+            let message = "--adapter, --path and --tile choose what runs on a GPU; leave them out with --engine cpu";
             Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
         }
         cli
@@ -51,6 +51,7 @@ pub enum Command {
     Compare(CompareArgs),
     Report(ReportArgs),
     Export(ExportArgs),
+    Tune(crate::tune::TuneArgs),
 }
 
 /// Compute attention on the tensors q, k, v and lam of a safetensors file
@@ -105,6 +106,10 @@ pub struct EngineArgs {
     /// GPU kernels to use
     #[arg(long, value_enum, default_value_t)]
     pub path: PathArg,
+
+    /// The forward kernel's tile, as labels name it: r64k16t64n4 [default: the planner's]
+    #[arg(long, value_name = "TILE")]
+    pub tile: Option<AnyTile>,
 }
 
 /// What is computed, instead of what the file says
@@ -145,6 +150,19 @@ pub struct CheckArgs {
     /// Only this GPU adapter, by its number in `diffattn info` or by a part of its name
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
+
+    /// Compile the kernels with the driver's bounds checks, which they do not need
+    #[arg(long)]
+    pub runtime_checks: bool,
+}
+
+impl EngineArgs {
+    /// What the flags force of a plan.
+    pub fn plan(&self) -> PlanOptions {
+        let mut options = PlanOptions::default();
+        (options.path, options.tile) = (self.path.path(), self.tile);
+        options
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -30,10 +30,10 @@ pub fn run(args: &AttendArgs, out: &mut impl Write) -> Result<()> {
     writeln!(out, "problem   {}", tables::problem(&problem))?;
     // The gradients first: a path that has none refuses before anything is computed.
     let backward = match inputs.backward() {
-        Some(grads) => Some(engine.backward(&problem, &inputs.forward(), &grads, args.run.path.path())?),
+        Some(grads) => Some(engine.backward(&problem, &inputs.forward(), &grads, args.run.plan())?),
         None => None,
     };
-    let forward = engine.forward(&problem, &inputs.forward(), args.run.path.path())?;
+    let forward = engine.forward(&problem, &inputs.forward(), args.run.plan())?;
     forward.print(out, "forward")?;
     if let Some(backward) = &backward {
         backward.print(out, "backward")?;

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use diffattn::Shape;
-use diffattn::bench::{self, Header, Limits, Observer, Record, Row, Settings, Skipped, Stage, Suite};
+use diffattn::bench::{
+    self, Case, Form, Header, Limits, Observer, Record, Row, Runner, Settings, Skipped, Stage, Suite,
+};
+use diffattn::{PlanOptions, Shape, wgpu};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -26,30 +28,20 @@ const COMMIT: Option<&str> = option_env!("DIFFATTN_COMMIT");
 const RUSTC: Option<&str> = option_env!("DIFFATTN_RUSTC");
 
 pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<()> {
-    let suite = args.suite()?;
+    let mut suite = args.suite()?;
     if args.list {
         return list(&suite, out);
     }
     let adapters = device::adapters();
-    let index = match &args.adapter {
-        Some(wanted) => device::find(&adapters, wanted)?,
-        None => device::preferred(&adapters).with_context(|| {
-            format!("no GPU adapter was found, so there is nothing to measure; {}", device::INSTALL)
-        })?,
-    };
-    let adapter = &adapters[index];
-    let gpu = Gpu::open(adapter).with_context(|| format!("cannot use adapter {index}"))?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let handler = stop.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+    let index = device::choose(&adapters, args.adapter.as_deref())?;
+    let gpu = Gpu::open(&adapters[index]).with_context(|| format!("cannot use adapter {index}"))?;
+    let tuned = |case: &&mut Case| case.form == Form::Fused && case.runner == Runner::Auto && case.tile.is_none();
+    for case in suite.cases.iter_mut().filter(tuned) {
+        if let Some(PlanOptions { path: Some(path), tile, .. }) = gpu.remembered(case) {
+            (case.runner, case.tile) = (Runner::On(path), tile);
         }
-    })?;
-    let mut watcher = Watcher::new(&suite, stop);
-    let settings = settings(args);
-    let record = pollster::block_on(bench::run(adapter, gpu.attention(), &suite, &settings, &mut watcher))?;
-    watcher.bar.finish_and_clear();
+    }
+    let record = measure(&adapters[index], &gpu, &suite, &settings(args))?;
 
     match args.format {
         Format::Md => print(&record, out)?,
@@ -84,17 +76,38 @@ fn list(suite: &Suite, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
+/// Runs a suite with a progress bar; Ctrl-C ends it with what was measured so far.
+pub fn measure(adapter: &wgpu::Adapter, gpu: &Gpu, suite: &Suite, settings: &Settings) -> Result<Record> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let handler = stop.clone();
+    ctrlc::set_handler(move || {
+        if handler.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    let mut watcher = Watcher::new(suite, stop);
+    let record = pollster::block_on(bench::run(adapter, gpu.attention(), suite, settings, &mut watcher))?;
+    watcher.bar.finish_and_clear();
+    Ok(record)
+}
+
 fn settings(args: &BenchArgs) -> Settings {
-    let mut settings = Settings::default();
+    let mut settings = on_this_machine("diffattn bench", args.adapter.as_deref());
     settings.seed = args.seed;
-    settings.program = "diffattn bench".into();
-    if let Some(adapter) = &args.adapter {
-        settings.program += &format!(" --adapter {}", quoted(adapter));
-    }
     if args.seed != Settings::default().seed {
         settings.program += &format!(" --seed {}", args.seed);
     }
     settings.arguments = args.arguments();
+    settings
+}
+
+/// What a record says of this program and machine.
+pub fn on_this_machine(program: &str, adapter: Option<&str>) -> Settings {
+    let mut settings = Settings::default();
+    settings.program = program.into();
+    if let Some(adapter) = adapter {
+        settings.program += &format!(" --adapter {}", quoted(adapter));
+    }
     settings.commit = COMMIT.map(|commit| commit.trim_end_matches("-dirty").into());
     settings.dirty = COMMIT.map(|commit| commit.ends_with("-dirty"));
     settings.rustc = RUSTC.map(str::to_string);
@@ -133,7 +146,7 @@ fn print(record: &Record, out: &mut impl Write) -> Result<()> {
 }
 
 /// Writes `VENDOR-ADAPTER/DATE-COMMIT.jsonl` below the folder. Never over another record.
-fn save(folder: &Path, record: &Record) -> Result<PathBuf> {
+pub fn save(folder: &Path, record: &Record) -> Result<PathBuf> {
     let header = &record.header;
     let folder = folder.join(slug(&format!("{} {}", vendor(header.vendor_id), header.adapter)));
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -181,7 +181,7 @@ fn replace(suite: Suite, by: impl Fn(Case) -> Vec<Case>) -> Suite {
 }
 
 /// A parser that knows some values by their names, and lists them in the help.
-fn by_name<T: Copy + Send + Sync + 'static>(
+pub fn by_name<T: Copy + Send + Sync + 'static>(
     all: &'static [T],
     name: fn(T) -> &'static str,
 ) -> impl clap::builder::TypedValueParser<Value = T> {

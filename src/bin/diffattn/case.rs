@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use diffattn::reference::{Judge, Verdict};
-use diffattn::{DecodeProblem, HostGradInputs, HostInputs, KvDType, Path, Problem, Shape, Sizes};
+use diffattn::{DecodeProblem, HostGradInputs, HostInputs, KvDType, Path, PlanOptions, Problem, Shape, Sizes};
 
 use crate::engine::Engine;
 use crate::gpu::{Gpu, Kernel};
@@ -64,8 +64,8 @@ impl Case {
     }
 
     /// Kernel and verdict of the forward pass.
-    pub fn forward(&self, engine: &Engine, path: Option<Path>) -> Result<(String, Verdict)> {
-        let run = engine.forward(&self.problem, &self.inputs(), path)?;
+    pub fn forward(&self, engine: &Engine, options: PlanOptions) -> Result<(String, Verdict)> {
+        let run = engine.forward(&self.problem, &self.inputs(), options)?;
         Ok((self.label("forward", run.kernel), worst(self.judge.outputs(&run.result)?)?))
     }
 
@@ -76,9 +76,9 @@ impl Case {
     }
 
     /// Kernel and verdict of the gradients.
-    pub fn backward(&self, engine: &Engine, path: Option<Path>) -> Result<(String, Verdict)> {
+    pub fn backward(&self, engine: &Engine, options: PlanOptions) -> Result<(String, Verdict)> {
         let judge = self.grad_judge.as_ref().context("a decode step has no gradients")?;
-        let run = engine.backward(&self.problem, &self.inputs(), &self.grad_inputs(), path)?;
+        let run = engine.backward(&self.problem, &self.inputs(), &self.grad_inputs(), options)?;
         Ok((self.label("backward", run.kernel), worst(judge.gradients(&run.result)?)?))
     }
 

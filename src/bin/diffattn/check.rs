@@ -6,7 +6,7 @@ use std::io::Write;
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use diffattn::reference::{self, Verdict};
-use diffattn::{DType, Path, Shape};
+use diffattn::{DType, Path, PlanOptions, Shape};
 
 use crate::args::CheckArgs;
 use crate::case::Case;
@@ -40,10 +40,12 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         let case = Case::random(problem, seed as u64)?;
         for sheet in &mut sheets {
             for path in sheet.paths.clone() {
-                sheet.add(&problem.shape, path, case.forward(&sheet.engine, path));
+                let mut options = PlanOptions::default();
+                (options.path, options.runtime_checks) = (path, args.runtime_checks);
+                sheet.add(&problem.shape, path, case.forward(&sheet.engine, options));
                 // The plain gradients are slow, and differ by storage type in loading and storing only.
                 if path != Some(Path::Naive) || problem.dtype == DType::F32 {
-                    sheet.add(&problem.shape, path, case.backward(&sheet.engine, path));
+                    sheet.add(&problem.shape, path, case.backward(&sheet.engine, options));
                 }
             }
             bar.inc(1);

@@ -1,6 +1,6 @@
 //! Finding adapters and choosing one.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use diffattn::wgpu;
 
 /// What to do where there is no adapter.
@@ -40,6 +40,15 @@ pub fn preferred(adapters: &[wgpu::Adapter]) -> Option<usize> {
         wgpu::DeviceType::Cpu => 4,
     };
     (0..adapters.len()).min_by_key(|&index| rank(&adapters[index]))
+}
+
+/// The number of the adapter to measure on: the one that the user means, or the preferred one.
+pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
+    match wanted {
+        Some(wanted) => find(adapters, wanted),
+        None => preferred(adapters)
+            .with_context(|| format!("no GPU adapter was found, so there is nothing to measure; {INSTALL}")),
+    }
 }
 
 /// The number of the adapter that the user means: a number, or a part of one adapter's name in any case.

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use diffattn::{HostGradInputs, HostGradients, HostInputs, HostOutputs, Path, Problem, cpu, wgpu};
+use diffattn::{HostGradInputs, HostGradients, HostInputs, HostOutputs, PlanOptions, Problem, cpu, wgpu};
 
-use crate::args::{EngineArg, EngineArgs, PathArg};
+use crate::args::{EngineArg, EngineArgs};
 use crate::device;
 use crate::gpu::{Gpu, Kernel};
 
@@ -54,7 +54,7 @@ impl Engine {
         let adapters = device::adapters();
         let (index, reason) = if let Some(wanted) = &args.adapter {
             (Some(device::find(&adapters, wanted)?), "the adapter asked for".into())
-        } else if args.engine == EngineArg::Gpu || args.path != PathArg::Auto {
+        } else if args.engine == EngineArg::Gpu || args.plan() != PlanOptions::default() {
             let none = || format!("no GPU adapter was found; {}, or use --engine cpu", device::INSTALL);
             (Some(device::preferred(&adapters).with_context(none)?), "a GPU was asked for".into())
         } else {
@@ -65,10 +65,10 @@ impl Engine {
         Ok((Engine::Gpu(gpu), reason))
     }
 
-    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, options: PlanOptions) -> Result<Run<HostOutputs>> {
         match self {
             Engine::Cpu => timed(|| cpu::forward(problem, inputs)),
-            Engine::Gpu(gpu) => gpu.forward(problem, inputs, path),
+            Engine::Gpu(gpu) => gpu.forward(problem, inputs, options),
         }
     }
 
@@ -77,11 +77,11 @@ impl Engine {
         problem: &Problem,
         inputs: &HostInputs,
         grads: &HostGradInputs,
-        path: Option<Path>,
+        options: PlanOptions,
     ) -> Result<Run<HostGradients>> {
         match self {
             Engine::Cpu => timed(|| cpu::backward(problem, inputs, grads)),
-            Engine::Gpu(gpu) => gpu.backward(problem, inputs, grads, path),
+            Engine::Gpu(gpu) => gpu.backward(problem, inputs, grads, options),
         }
     }
 }

@@ -4,13 +4,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use diffattn::bench::{Case, Op};
+use diffattn::tune::Memory;
 use diffattn::{
     AppendProblem, DecodeOptions, DecodeProblem, DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs,
-    Path, PlanOptions, Problem, wgpu,
+    Options, Path, PlanOptions, Problem, wgpu,
 };
 
 use crate::engine::Run;
-use crate::tables;
+use crate::{note, tables};
 
 pub struct Gpu {
     name: String,
@@ -39,23 +41,33 @@ impl Gpu {
         &self.attention
     }
 
-    /// Without a path to take: the decode step that does the same, where there is one.
-    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
+    /// What `diffattn tune` found for problems like this on this device, if it was asked.
+    pub fn remembered(&self, case: &Case) -> Option<PlanOptions> {
+        let (memory, broken) = Memory::read(&Memory::usual_file()?);
+        if let Some(broken) = broken {
+            note(format_args!("{broken}"));
+        }
+        memory.recall(self.attention.caps(), case)
+    }
+
+    /// Where nothing is forced and nothing was measured: the decode step that does the same, where there is one.
+    pub fn forward(&self, problem: &Problem, inputs: &HostInputs, options: PlanOptions) -> Result<Run<HostOutputs>> {
         let mut no_decode = String::new();
-        if path.is_none() {
+        if options == PlanOptions::default() {
             match DecodeProblem::of(problem) {
                 Ok(step) => return self.decode(&step, inputs, None),
                 Err(error) if DecodeProblem::is_few(problem) => no_decode = format!("; {error}"),
                 Err(_) => {}
             }
         }
-        let mut options = PlanOptions::default();
-        options.path = path;
         let start = Instant::now();
-        let plan = self.attention.plan_forward_blocking(problem, options)?;
+        let untold = options == PlanOptions::default();
+        let tuned = like(problem).filter(|_| untold).and_then(|case| self.remembered(&case));
+        let plan = self.attention.plan_forward_blocking(problem, tuned.unwrap_or(options))?;
+        let reason = if tuned.is_some() { "measured by diffattn tune" } else { plan.reason() };
         let kernel = Kernel {
             labels: vec![plan.label()],
-            path: Some(format!("{} ({}{no_decode})", plan.path().name(), plan.reason())),
+            path: Some(format!("{} ({reason}{no_decode})", plan.path().name())),
             tile: plan.tile().map(|tile| tables::tile(&tile, &problem.shape, plan.path())),
             time: start.elapsed(),
         };
@@ -89,10 +101,8 @@ impl Gpu {
         problem: &Problem,
         inputs: &HostInputs,
         grads: &HostGradInputs,
-        path: Option<Path>,
+        options: PlanOptions,
     ) -> Result<Run<HostGradients>> {
-        let mut options = PlanOptions::default();
-        options.path = path;
         let start = Instant::now();
         let plan = self.attention.plan_backward_blocking(problem, options)?;
         let kernel = Kernel {
@@ -105,6 +115,13 @@ impl Gpu {
         let result = pollster::block_on(plan.run(inputs, grads))?;
         Ok(Run { result, kernel: Some(kernel), time: start.elapsed() })
     }
+}
+
+/// The forward case that the tuner would measure for a problem, if it has one.
+fn like(problem: &Problem) -> Option<Case> {
+    let Options { causal, window, .. } = problem.options;
+    let plain = problem.packed.is_none() && window == (None, None);
+    plain.then(|| Case { causal, dtype: problem.dtype, ..Case::new(Op::Forward, problem.shape) })
 }
 
 impl fmt::Display for Gpu {

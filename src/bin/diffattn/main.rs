@@ -25,6 +25,7 @@ mod report;
 mod steps;
 mod tables;
 mod tensors;
+mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args, &mut stdout),
         Command::Compare(args) => compare::run(args, &mut stdout),
         Command::Report(args) => report::run(args, &mut stdout),
+        Command::Tune(args) => tune::run(args, &mut stdout),
     };
     match done.and_then(|()| Ok(stdout.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

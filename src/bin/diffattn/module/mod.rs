@@ -90,7 +90,7 @@ pub fn run(args: &ModuleArgs, out: &mut impl Write) -> Result<()> {
     let expected = if args.compare { Some(Expected::read(&file, &module)?) } else { None };
     let output = Output::create(&args.output, std::slice::from_ref(&args.input))?;
 
-    let chosen = EngineArgs { engine: args.engine, adapter: args.adapter.clone(), path: PathArg::Auto };
+    let chosen = EngineArgs { engine: args.engine, adapter: args.adapter.clone(), path: PathArg::Auto, tile: None };
     let (engine, reason) = Engine::choose(&chosen)?;
     note(format_args!("engine    {engine}: {reason}"));
     if !module.rounded.is_empty() {
