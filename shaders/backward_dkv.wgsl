@@ -113,7 +113,7 @@ fn add_dv(
 ) {
     for (var n = 0u; n < PER_LANE; n++) {
         for (var source = 0u; source < LANES; source++) {
-            var x: array<vec4<f32>, VALUE_PER_LANE>;
+            var x = array<vec4<f32>, VALUE_PER_LANE>();
             for (var j = 0u; j < VALUE_PER_LANE; j++) {
                 x[j] = wg_rows[DOUT_BASE + (n * LANES + source) * VALUE_STRIDE + lane % LANES + j * LANES];
             }
@@ -137,7 +137,7 @@ fn add_dk(
 ) {
     for (var n = 0u; n < PER_LANE; n++) {
         for (var source = 0u; source < LANES; source++) {
-            var x: array<vec4<f32>, HEAD_PER_LANE>;
+            var x = array<vec4<f32>, HEAD_PER_LANE>();
             for (var j = 0u; j < HEAD_PER_LANE; j++) {
                 let row = MEMBERS * (n * LANES + source) + member;
                 x[j] = wg_rows[row * HEAD_STRIDE + lane % LANES + j * LANES];

@@ -258,7 +258,7 @@ fn run(tile: u32, lane: u32) {
 
         for (var n = 0u; n < KEYS_PER_LANE; n++) {
             for (var source = 0u; source < KEY_LANES; source++) {
-                var x: array<vec4<f32>, QUADS_PER_LANE>;
+                var x = array<vec4<f32>, QUADS_PER_LANE>();
                 for (var j = 0u; j < QUADS_PER_LANE; j++) {
                     x[j] = wg_kv[V_BASE + (n * KEY_LANES + source) * KV_STRIDE + key_lane + j * KEY_LANES];
                 }
