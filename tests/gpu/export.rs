@@ -86,9 +86,12 @@ fn run(
     };
     let tiles_of = |tiles: &Value| {
         let product: u32 = tiles["of"].as_array().into_iter().flatten().map(named).product();
-        product.div_ceil(number(&tiles["per"]) as u32)
+        (product, number(&tiles["per"]) as u32)
     };
-    let (head_tiles, q_tiles) = (tiles_of(&kernel["grid"]["head_tiles"]), tiles_of(&kernel["grid"]["q_tiles"]));
+    let (heads_of_tiles, heads_per_tile) = tiles_of(&kernel["grid"]["head_tiles"]);
+    assert_eq!(heads_of_tiles % heads_per_tile, 0, "the kernel runs with another group");
+    let (queries, positions) = tiles_of(&kernel["grid"]["q_tiles"]);
+    let (head_tiles, q_tiles) = (heads_of_tiles / heads_per_tile, queries.div_ceil(positions));
     let tiles = batch * kv_heads * head_tiles * q_tiles;
     let workgroups = tiles.div_ceil(number(&kernel["grid"]["tiles_per_workgroup"]) as u32);
 

@@ -66,8 +66,9 @@ pub struct ProblemArgs {
     #[arg(long, requires = "head_dim")]
     pub a2: bool,
 
-    /// Output heads that share one KV head: tiles are chosen for it, any other number runs too
-    #[arg(long, value_name = "N", default_value_t = 2, requires = "head_dim")]
+    /// Output heads that share one KV head: tiles are chosen for it. A kernel runs with every multiple of its
+    /// grid.head_tiles.per; those for 1 run with any number
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "head_dim")]
     pub group: u32,
 }
 

@@ -45,7 +45,7 @@ impl Manifest {
                 "bindings": "one bind group, 0. `unit` is one element of the array in bytes, `elements` the tensor's elements in it; `lse` is f32 bits",
                 "view": "of a tensor in the uniform block: base, batch, seq, head as u32, all in units: unit index = base + sequence * batch + token * seq + head * head",
                 "pairs": "query heads 2j and 2j+1 are the members of output head j; group = heads / kv_heads; output head j reads KV head j / group",
-                "grid": "head_tiles = ceil(product(grid.head_tiles.of) / grid.head_tiles.per), q_tiles likewise; tiles = batch * kv_heads * head_tiles * q_tiles; workgroups = ceil(tiles / grid.tiles_per_workgroup). Of decode kernels workgroups = ceil(product(grid.workgroups.of) / grid.workgroups.per), with rows = 2 * group * q_len and row_tiles = ceil(rows / grid.rows)",
+                "grid": "head_tiles = product(grid.head_tiles.of) / grid.head_tiles.per, which must divide it; q_tiles likewise, rounded up; tiles = batch * kv_heads * head_tiles * q_tiles; workgroups = ceil(tiles / grid.tiles_per_workgroup). Of decode kernels workgroups = ceil(product(grid.workgroups.of) / grid.workgroups.per), with rows = 2 * group * q_len and row_tiles = ceil(rows / grid.rows)",
                 "dispatch": "y = ceil(workgroups / 65535), x = ceil(workgroups / y); grid_width = x",
                 "scale": "softmax scale times log2(e), or the scale itself where softcap is true",
                 "diagonal": "kv_len - q_len: masks are aligned to the last key",
