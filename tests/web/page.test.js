@@ -79,7 +79,7 @@ test("the sliders change the maps as the mathematics says", async () => {
   await tab.click("#star-go");
   await tab.waitForFunction(() => Math.abs(Number(document.querySelectorAll("#bars tbody tr")[1].querySelectorAll(".value")[2].textContent.replace("−", "-"))) <= 0.02);
   await slide(tab, "n", 64);
-  await tab.waitForFunction(() => document.querySelectorAll("#strip-v2 span").length === 64 && document.getElementById("map-v2").dataset.label.includes("d64v64"));
+  await tab.waitForFunction(() => document.querySelectorAll("#strip-v2 span").length === 64 && document.getElementById("map-v2").dataset.label.includes(".d64."));
   await tab.check('#presets input[value="noise"]', { force: true });
   await gateIs(tab, "1.00");
   await tab.waitForFunction(() => Number(document.querySelectorAll("#bars tbody tr")[2].querySelectorAll(".value")[2].textContent) <= 0.05);

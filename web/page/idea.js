@@ -67,7 +67,8 @@ export function startIdea(page) {
 
   function toHash() {
     const { preset, n, seed, head, noise, shared, lam } = state;
-    const values = { preset, n, seed, head, noise, shared, lam1: lam[0], lam2: lam[1] };
+    const short = (value) => Number(value.toFixed(3));
+    const values = { preset, n, seed, head, noise: short(noise), shared: short(shared), lam1: short(lam[0]), lam2: short(lam[1]) };
     history.replaceState(null, "", `#${new URLSearchParams(values)}`);
   }
 
