@@ -289,10 +289,9 @@ impl Timing {
         observer: &mut impl Observer,
     ) -> Result<(Judged, Option<Times>), Missed> {
         let (first, results) = subject.results().await?;
-        self.fits(first.ns())?;
         let judged = judge(case, tensors, first, &results, control).await?;
         let times = match judged.check.passed {
-            true => Some(self.time(subject, judged.first, observer).await?),
+            true => Some(self.time(subject, observer).await?),
             false => None,
         };
         Ok((judged, times))
@@ -310,16 +309,17 @@ impl Timing {
     }
 
     /// Warms up and takes the samples.
-    async fn time(&self, subject: &impl Subject, first: Lap, observer: &mut impl Observer) -> Result<Times, Missed> {
-        // Clocks rise while there is work: at least three runs and a fifth of a second of it, or two slow runs.
-        let (mut warmup, mut spent) = (1, first.ns());
-        let mut last = first;
-        while warmup < 2 || (warmup < 1000 && spent < 2e8) || (warmup < 4 && spent < 1e9) {
+    async fn time(&self, subject: &impl Subject, observer: &mut impl Observer) -> Result<Times, Missed> {
+        // The first run, which was judged, says little of the time: drivers may compile in it.
+        let mut last = subject.sample(1).await?;
+        self.fits(last.ns())?;
+        // Clocks rise while there is work: a fifth of a second of it, or one slow run.
+        let (mut warmup, mut spent) = (2, last.ns());
+        while warmup < 1000 && spent < 2e8 {
             last = subject.sample(1).await?;
             warmup += 1;
             spent += last.ns();
         }
-        self.fits(last.ns())?;
         let inner_repeats = (subject.least_ns() / last.ns().max(1.0)).ceil().clamp(1.0, 1000.0) as u32;
         let sample_ns = last.ns() * f64::from(inner_repeats);
         let affordable = (self.seconds * 1e9 / sample_ns) as usize;
