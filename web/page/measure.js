@@ -75,7 +75,7 @@ export function startMeasure(page, repository) {
         const tr = document.createElement("tr");
         const timed = row.passed;
         const cells = [
-          row.label, `${shape(row)} ${row.dtype}`, timed ? time(row.median_ns) : "–", timed ? number(row.tflops, 3) : "–",
+          row.label, `${row.op} ${row.form} ${shape(row)} ${row.dtype}`, timed ? time(row.median_ns) : "–", timed ? number(row.tflops, 3) : "–",
           timed && row.bound_by ? `${number(row.pct_of_limit, 0)} % (${row.bound_by})` : "–", row.passed ? "pass" : "FAIL",
         ];
         cells.forEach((text, index) => {
@@ -87,7 +87,7 @@ export function startMeasure(page, repository) {
       }),
     );
     const series = new Map();
-    for (const row of rows.filter((row) => row.passed)) {
+    for (const row of rows.filter((row) => row.passed && row.op === "forward" && row.form === "fused")) {
       const name = `${row.path}, head_dim ${row.head_dim}`;
       series.set(name, [...(series.get(name) ?? []), { x: row.kv_len, y: row.tflops }]);
     }
@@ -103,12 +103,12 @@ export function startMeasure(page, repository) {
     const lines = rows.filter((row) => row.passed).map((row) => {
       const spread = (row.p90_ns - row.p10_ns) / 2;
       const cells = [
-        header.adapter || "unknown", header.backend, row.path, shape(row), row.dtype, `${time(row.median_ns)} ± ${time(spread)}`,
+        header.adapter || "unknown", header.backend, `${row.op} ${row.form}`, row.path, shape(row), row.dtype, `${time(row.median_ns)} ± ${time(spread)}`,
         row.tflops.toFixed(3), row.bound_by ? `${row.pct_of_limit.toFixed(0)} % (${row.bound_by})` : "–", row.timer, row.max_err.toExponential(1),
       ];
       return `| ${cells.join(" | ")} |`;
     });
-    const titles = ["GPU", "backend", "path", "shape", "dtype", "median", "TFLOP/s", "of own limit", "timer", "error"];
+    const titles = ["GPU", "backend", "what", "path", "shape", "dtype", "median", "TFLOP/s", "of own limit", "timer", "error"];
     return [
       `diffattn ${header.version}, suite ${header.suite} v${header.suite_version}, ${header.browser ?? header.os}`, "",
       `| ${titles.join(" | ")} |`, `|${"---|".repeat(titles.length)}`, ...lines, "",
