@@ -158,7 +158,7 @@ export function startIdea(page) {
     $("star").firstElementChild.style.left = `${((logit(star) + 6) / 12) * 100}%`;
     $("star-go").onclick = () => setGate(Math.round(logit(star) * 20) / 20);
     $("star-text").textContent =
-      star < 1
+      star < 1.005
         ? `σ* = ${number(star)} cancels exactly what both maps share (the tick).`
         : `σ* = ${number(star)}: no gate is wide enough to cancel all that both maps share.`;
     const at = (kind) => number(map(kind)[row * state.n + column], 3);
