@@ -79,7 +79,7 @@ test("the sliders change the maps as the mathematics says", async () => {
   await tab.click("#star-go");
   await tab.waitForFunction(() => Math.abs(Number(document.querySelectorAll("#bars tbody tr")[1].querySelectorAll(".value")[2].textContent.replace("−", "-"))) <= 0.02);
   await slide(tab, "n", 64);
-  await tab.waitForFunction(() => document.querySelectorAll("#strip-v2 span").length === 64 && document.getElementById("map-v2").dataset.label.includes("d64v64"));
+  await tab.waitForFunction(() => document.querySelectorAll("#strip-v2 span").length === 64 && document.getElementById("map-v2").dataset.label.includes(".d64."));
   await tab.check('#presets input[value="noise"]', { force: true });
   await gateIs(tab, "1.00");
   await tab.waitForFunction(() => Number(document.querySelectorAll("#bars tbody tr")[2].querySelectorAll(".value")[2].textContent) <= 0.05);
@@ -194,7 +194,7 @@ test("the benchmark measures a tiny suite with rounded timers, and its record ca
   assert.ok(header.skipped.some(({ reason }) => reason.includes("CPU engine")));
   assert.ok(rows.length >= 1);
   for (const row of rows) {
-    assert.ok(row.passed && row.median_ns > 0 && row.q_len === 256, JSON.stringify(row));
+    assert.ok(row.passed && row.median_ns > 0 && row.kv_len <= 256, JSON.stringify(row));
     // What lasts long enough that rounding does not matter, or the host's clock where the timestamps made no sense.
     if (row.timer === "gpu-100us") assert.ok(row.median_ns * row.inner_repeats >= 10e6, JSON.stringify(row));
     else assert.equal(row.timer, "wall");

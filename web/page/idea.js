@@ -67,7 +67,8 @@ export function startIdea(page) {
 
   function toHash() {
     const { preset, n, seed, head, noise, shared, lam } = state;
-    const values = { preset, n, seed, head, noise, shared, lam1: lam[0], lam2: lam[1] };
+    const short = (value) => Number(value.toFixed(3));
+    const values = { preset, n, seed, head, noise: short(noise), shared: short(shared), lam1: short(lam[0]), lam2: short(lam[1]) };
     history.replaceState(null, "", `#${new URLSearchParams(values)}`);
   }
 
@@ -157,7 +158,7 @@ export function startIdea(page) {
     $("star").firstElementChild.style.left = `${((logit(star) + 6) / 12) * 100}%`;
     $("star-go").onclick = () => setGate(Math.round(logit(star) * 20) / 20);
     $("star-text").textContent =
-      star < 1
+      star < 1.005
         ? `σ* = ${number(star)} cancels exactly what both maps share (the tick).`
         : `σ* = ${number(star)}: no gate is wide enough to cancel all that both maps share.`;
     const at = (kind) => number(map(kind)[row * state.n + column], 3);

@@ -56,8 +56,8 @@ export function startMeasure(page, repository) {
   function describeLimits() {
     const { fma_f32_tflops, fma_f16_tflops, read_gb_s, copy_gb_s } = limits;
     const known = [
-      fma_f32_tflops && `${number(fma_f32_tflops, 2)} TFLOP/s in f32 registers`,
-      fma_f16_tflops && `${number(fma_f16_tflops, 2)} TFLOP/s in f16`,
+      fma_f32_tflops && `${rate(fma_f32_tflops)} TFLOP/s in f32 registers`,
+      fma_f16_tflops && `${rate(fma_f16_tflops)} TFLOP/s in f16`,
       read_gb_s && `${number(read_gb_s, 0)} GB/s reading`,
       copy_gb_s && `${number(copy_gb_s, 0)} GB/s copying`,
     ];
@@ -66,6 +66,8 @@ export function startMeasure(page, repository) {
 
   const shape = ({ batch, q_len, kv_len, heads, kv_heads, head_dim, causal }) =>
     `b${batch} q${q_len} kv${kv_len} h${heads}/${kv_heads} d${head_dim}${causal ? " causal" : ""}`;
+  // Software drivers and the largest GPUs differ by a million.
+  const rate = (tflops) => Number(tflops.toPrecision(3)).toString();
   const time = (ns) => (ns >= 1e6 ? `${number(ns / 1e6, ns < 1e7 ? 2 : 1)} ms` : `${number(ns / 1e3, 1)} µs`);
 
   function show() {
@@ -75,7 +77,7 @@ export function startMeasure(page, repository) {
         const tr = document.createElement("tr");
         const timed = row.passed;
         const cells = [
-          row.label, `${shape(row)} ${row.dtype}`, timed ? time(row.median_ns) : "–", timed ? number(row.tflops, 3) : "–",
+          row.label, `${row.op} ${row.form} ${shape(row)} ${row.dtype}`, timed ? time(row.median_ns) : "–", timed ? rate(row.tflops) : "–",
           timed && row.bound_by ? `${number(row.pct_of_limit, 0)} % (${row.bound_by})` : "–", row.passed ? "pass" : "FAIL",
         ];
         cells.forEach((text, index) => {
@@ -87,7 +89,7 @@ export function startMeasure(page, repository) {
       }),
     );
     const series = new Map();
-    for (const row of rows.filter((row) => row.passed)) {
+    for (const row of rows.filter((row) => row.passed && row.op === "forward" && row.form === "fused")) {
       const name = `${row.path}, head_dim ${row.head_dim}`;
       series.set(name, [...(series.get(name) ?? []), { x: row.kv_len, y: row.tflops }]);
     }
@@ -103,12 +105,12 @@ export function startMeasure(page, repository) {
     const lines = rows.filter((row) => row.passed).map((row) => {
       const spread = (row.p90_ns - row.p10_ns) / 2;
       const cells = [
-        header.adapter || "unknown", header.backend, row.path, shape(row), row.dtype, `${time(row.median_ns)} ± ${time(spread)}`,
-        row.tflops.toFixed(3), row.bound_by ? `${row.pct_of_limit.toFixed(0)} % (${row.bound_by})` : "–", row.timer, row.max_err.toExponential(1),
+        header.adapter || "unknown", header.backend, `${row.op} ${row.form}`, row.path, shape(row), row.dtype, `${time(row.median_ns)} ± ${time(spread)}`,
+        rate(row.tflops), row.bound_by ? `${row.pct_of_limit.toFixed(0)} % (${row.bound_by})` : "–", row.timer, row.max_err.toExponential(1),
       ];
       return `| ${cells.join(" | ")} |`;
     });
-    const titles = ["GPU", "backend", "path", "shape", "dtype", "median", "TFLOP/s", "of own limit", "timer", "error"];
+    const titles = ["GPU", "backend", "what", "path", "shape", "dtype", "median", "TFLOP/s", "of own limit", "timer", "error"];
     return [
       `diffattn ${header.version}, suite ${header.suite} v${header.suite_version}, ${header.browser ?? header.os}`, "",
       `| ${titles.join(" | ")} |`, `|${"---|".repeat(titles.length)}`, ...lines, "",

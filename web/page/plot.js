@@ -26,7 +26,7 @@ export function plot(series, limit) {
     const sorted = [...line].sort((a, b) => a.x - b.x);
     parts.push(`<polyline stroke="${colour}" points="${sorted.map((point) => `${x(point.x)},${y(point.y)}`).join(" ")}"/>`);
     for (const point of sorted) parts.push(`<circle cx="${x(point.x)}" cy="${y(point.y)}" r="3.5" fill="${colour}"/>`);
-    parts.push(`<circle cx="${left + 12}" cy="${top + 12 + 18 * index}" r="4" fill="${colour}"/><text class="name" x="${left + 22}" y="${top + 16 + 18 * index}">${name}</text>`);
+    parts.push(`<circle cx="${left + 12}" cy="${top + 12 + 18 * index}" r="4" fill="${colour}"/><text class="series" x="${left + 22}" y="${top + 16 + 18 * index}">${name}</text>`);
   });
   const label = [...series].map(([name, line]) => `${name}: ${line.map((point) => `${point.y.toPrecision(2)} TFLOP/s at ${point.x}`).join(", ")}`).join("; ");
   return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${label}">${parts.join("")}</svg>`;

@@ -40,7 +40,7 @@ pub fn suite_size(longest: u32) -> usize {
 /// The lengths of the suite, in order.
 #[wasm_bindgen(js_name = suiteLengths)]
 pub fn suite_lengths() -> Vec<u32> {
-    let mut lengths: Vec<_> = suite(u32::MAX).0.cases.iter().map(|case| case.shape.q_len).collect();
+    let mut lengths: Vec<_> = suite(u32::MAX).0.cases.iter().map(|case| case.shape.kv_len).collect();
     lengths.sort_unstable();
     lengths.dedup();
     lengths
@@ -81,7 +81,7 @@ fn suite(longest: u32) -> (Suite, Vec<Skipped>) {
     let quick = Suite::quick();
     let reason = |case: &Case| match case.runner {
         Runner::Cpu => Some("the CPU engine would hold up the page".to_string()),
-        _ if case.shape.q_len > longest => Some("longer than was asked for".into()),
+        _ if case.shape.kv_len > longest => Some("longer than was asked for".into()),
         _ => None,
     };
     let (cases, rest): (Vec<_>, Vec<_>) = quick.cases.iter().partition(|case| reason(case).is_none());
@@ -95,7 +95,7 @@ impl Engine {
     pub fn refuses(&self, length: u32, memory: f64) -> Option<String> {
         let gpu = self.gpu()?;
         let (suite, _) = suite(length);
-        let problems = suite.cases.iter().filter(|case| case.shape.q_len == length).map(Case::problem);
+        let problems = suite.cases.iter().filter(|case| case.shape.kv_len == length).map(Case::problem);
         let sizes = problems.filter_map(|problem| Some((Sizes::of(&problem).ok()?, problem.dtype.size())));
         let mb = |bytes: u64| bytes.div_ceil(1_000_000);
         let limits = gpu.device().limits();
