@@ -114,10 +114,16 @@ pub fn run(args: &TuneArgs, out: &mut impl Write) -> Result<()> {
     if let Some(broken) = broken {
         note(format_args!("{broken}"));
     }
-    for case in &cases {
+    for (case, candidates) in cases.iter().zip(&every) {
         let of_case = |row: &&Row| row.op == case.op.name() && shape_of(row) == case.shape;
         let rows: Vec<Row> = record.rows.iter().filter(of_case).cloned().collect();
         writeln!(out, "{}\n{}", tune::class(case), table(&rows).trim_fmt())?;
+        // The first candidate is the untuned plan: without its time there is nothing that another could be faster than.
+        let untuned = candidates.first().map(Case::to_string).unwrap_or_default();
+        if record.header.skipped.iter().any(|skipped| skipped.case == untuned) {
+            writeln!(out, "the plan taken without tuning was not measured, so nothing is remembered\n")?;
+            continue;
+        }
         match tune::decide(&rows) {
             None => writeln!(out, "nothing could be timed, so nothing is remembered\n")?,
             Some(choice) => {
