@@ -4,15 +4,15 @@
 //! (causal: half), so `Gelem/s` reads GFLOP/s. Wall-clock time of one submission each. The kinds have the same d_model
 //! and the same K and V: V1 has half the heads, of twice the width.
 
+mod support {
+    pub mod gpu;
+}
+
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use diffattn::bench::Limits;
 use diffattn::layer::{Config, Kind, MultiheadDiffAttention, Weights};
 use diffattn::{DType, DiffAttention, wgpu};
-use wgpu::util::DeviceExt as _;
-
-#[path = "support/peak.rs"]
-mod support;
-
-use support::{peak, submit};
+use support::gpu::{random, submit};
 
 const SEQ_LEN: u32 = 512;
 
@@ -22,12 +22,8 @@ fn module(group: &mut BenchmarkGroup<'_, WallTime>, attention: &DiffAttention, k
     let config = Config::new(kind, 512, heads, kv_heads, 64);
     let weights = Weights::random(&config, || rng.f32()).expect("weights");
     let layer = MultiheadDiffAttention::new(attention, &weights, DType::F32).expect("module");
-    let [x, y, dy, dx] = [(); 4].map(|()| {
-        let values: Vec<f32> = (0..SEQ_LEN * config.d_model).map(|_| rng.f32() - 0.5).collect();
-        let (contents, usage) = (DType::F32.encode(&values), wgpu::BufferUsages::STORAGE);
-        let descriptor = wgpu::util::BufferInitDescriptor { label: None, contents: &contents, usage };
-        attention.device().create_buffer_init(&descriptor)
-    });
+    let tokens = u64::from(SEQ_LEN * config.d_model);
+    let [x, y, dy, dx] = [(); 4].map(|()| random(attention, DType::F32, tokens));
     let plan = layer.plan_blocking(1, SEQ_LEN, false).expect("plan");
     let forward = plan.bind_forward(&x, &y).expect("bind");
     group.throughput(Throughput::Elements(config.flops(1, SEQ_LEN) as u64));
@@ -53,10 +49,10 @@ fn layer(c: &mut Criterion) {
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let attention = DiffAttention::with_adapter(&adapter, &device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
+        println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let name = info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase();
         let mut group = c.benchmark_group(format!("{name}.layer"));
         group.sample_size(10);
-        peak(&mut group, &attention);
         for kind in Kind::ALL {
             module(&mut group, &attention, kind);
         }

@@ -1,28 +1,22 @@
-//! The matrix products of a linear layer at 1024³, beside the adapter's own multiply-add peak, in one run.
+//! The matrix products of a linear layer at 1024³, beside the adapter's own limits, in one run.
 //!
 //! `cargo bench --bench matmul [-- FILTER]`. The throughput column counts floating-point operations, so `Gelem/s` reads
-//! GFLOP/s, for the products and for `fma_peak`, a loop over registers only. Wall-clock time of one submission each.
+//! GFLOP/s. Wall-clock time of one submission each.
+
+mod support {
+    pub mod gpu;
+}
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use diffattn::bench::Limits;
 use diffattn::layer::{Form, Matmul, MatmulBuffers, Matrix};
 use diffattn::{DType, DiffAttention, wgpu};
-use wgpu::util::DeviceExt as _;
-
-#[path = "support/peak.rs"]
-mod support;
-
-use support::{peak, submit};
+use support::gpu::{random, submit};
 
 const SIZE: u32 = 1024;
 
 fn product(group: &mut BenchmarkGroup<'_, WallTime>, attention: &DiffAttention, form: Form, dtype: DType) {
-    let mut rng = fastrand::Rng::with_seed(0);
-    let buffers = [(); 3].map(|()| {
-        let values: Vec<f32> = (0..SIZE * SIZE).map(|_| rng.f32() - 0.5).collect();
-        let (contents, usage) = (dtype.encode(&values), wgpu::BufferUsages::STORAGE);
-        let descriptor = wgpu::util::BufferInitDescriptor { label: None, contents: &contents, usage };
-        attention.device().create_buffer_init(&descriptor)
-    });
+    let buffers = [(); 3].map(|()| random(attention, dtype, u64::from(SIZE * SIZE)));
     let [a, b, c] = [0, 1, 2].map(|i: usize| Matrix { buffer: &buffers[i], offset: 0, stride: SIZE });
     let problem = Matmul::new(form, [SIZE; 3], dtype);
     let plan = attention.plan_matmul_blocking(&problem, None).expect("plan");
@@ -42,9 +36,9 @@ fn matmul(c: &mut Criterion) {
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
         let attention = DiffAttention::new(&device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
+        println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let mut group = c.benchmark_group(info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase());
         group.sample_size(10);
-        peak(&mut group, &attention);
         for form in Form::ALL {
             product(&mut group, &attention, form, DType::F32);
         }
