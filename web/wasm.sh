@@ -3,7 +3,12 @@
 
 wasm_target=wasm32-unknown-unknown
 wasm_dir=target
-wasm_cargo() { cargo "$@" --target "$wasm_target"; }
+# The target comes before what the caller may end with: `-- -D warnings`.
+wasm_cargo() {
+  local command=$1
+  shift
+  cargo "$command" --target "$wasm_target" "$@"
+}
 
 # Another compiler gets a directory of its own; -Zbuild-std on a stable one needs RUSTC_BOOTSTRAP.
 debian_cargo() {
