@@ -3,7 +3,9 @@
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvDType;
-use crate::tile::{Path, limit, subgroup_min};
+use crate::tile::{Fields, Path, limit, subgroup_min};
+use std::fmt;
+use std::str::FromStr;
 
 /// Invocations of the merge and append kernels' workgroups: enough to fill any subgroup, within every device's limit.
 pub(crate) const INVOCATIONS: u32 = 64;
@@ -110,6 +112,34 @@ impl DecodeTile {
         }
         limit("max_compute_invocations_per_workgroup", self.threads, caps.invocations)?;
         limit("max_compute_workgroup_storage_size", self.bytes(dims), caps.workgroup_storage)
+    }
+}
+
+/// Rows, keys, threads, keys for each lane, parts, rows of a vector; `s` where K and V are staged.
+impl fmt::Display for DecodeTile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}k{}t{}n{}", self.rows(), self.keys(), self.threads, self.keys_per_lane)?;
+        write!(f, "p{}v{}{}", self.parts, self.pack, if self.staged { "s" } else { "" })
+    }
+}
+
+impl FromStr for DecodeTile {
+    type Err = Error;
+
+    /// Reads what [`DecodeTile`] prints.
+    fn from_str(text: &str) -> Result<Self> {
+        let rule = "as in r4k64t64n4p4v4: rows, keys, threads, keys for each lane, lanes that share a key, rows of a \
+                    vector, then s (K and V staged)";
+        let mut fields = Fields::read(text, rule)?;
+        let mut count = |letter| fields.count(letter);
+        let [rows, keys, threads, keys_per_lane, parts, pack] =
+            [count('r')?, count('k')?, count('t')?, count('n')?, count('p')?, count('v')?];
+        let staged = fields.flag('s')?;
+        let wrong = || fields.wrong();
+        let key_lanes = fields.share(keys, keys_per_lane)?.checked_mul(parts).ok_or_else(wrong)?;
+        let lanes = fields.share(threads, key_lanes)?;
+        let row_packs = fields.share(rows, pack.checked_mul(lanes).ok_or_else(wrong)?)?;
+        fields.done(DecodeTile { threads, key_lanes, keys_per_lane, pack, row_packs, parts, staged })
     }
 }
 
@@ -227,6 +257,24 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_tile_is_read_back_from_its_text() {
+        for tile in [2, 4, 8].into_iter().flat_map(|rows| few_rows(rows, 64, 4)).chain(many_rows(64, 128)) {
+            assert_eq!(tile.to_string().parse(), Ok(tile), "{tile}");
+        }
+        for text in [
+            "",
+            "r4k64t64n4p4",
+            "r4k64t64n4p4v3",
+            "r4k63t64n4p4v4",
+            "r4k64t64n4p4v4x",
+            "r4294967295k4294967295t4294967295n1p4294967295v4294967295",
+        ] {
+            let error = text.parse::<DecodeTile>().unwrap_err().to_string();
+            assert!(error.starts_with("`tile` is ") && error.contains("as in r4"), "{text}: {error}");
         }
     }
 

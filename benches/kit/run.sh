@@ -45,6 +45,10 @@ step() {
     0) say "$(printf '%-24s done in %d s' "$name" $((SECONDS - start)))" ;;
     124 | 137) say "$(printf '%-24s stopped after its %d s; what it had printed is kept' "$name" "$most")" ;;
     *)
+      if grep -q EXPERIMENTAL_COOPERATIVE_MATRIX "$results/$name.err"; then
+        say "$(printf '%-24s not run: this device or driver offers no matrix units' "$name")"
+        return
+      fi
       say "$(printf '%-24s FAILED with status %d: %s' "$name" "$status" "$(tail -n 1 "$results/$name.err")")"
       [[ $name == check* || $name == bench* ]] && wrong=1
       ;;
@@ -68,8 +72,12 @@ for len in 4096 16384; do
   step "bench-goal-$len" 6 "$diffattn" bench "${chosen[@]}" --shape "$shape" --path auto,matrix,subgroup,portable -o "$results"
 done
 step bench-decode-goal 6 "$diffattn" bench "${chosen[@]}" --shape b8q1kv32768h16/8d128 --form fused,baseline -o "$results"
-step sweep-matrix 20 "$diffattn" tune "${chosen[@]}" --shape b1q4096kv4096h16/8d128 --sweep all --seconds 2 -o "$results"
-step tune 12 "$diffattn" tune "${chosen[@]}" --seconds 2 --count 9 -o "$results"
+goal=b1q4096kv4096h16/8d128
+sweep=("$diffattn" tune "${chosen[@]}" --sweep all --seconds 1 -o "$results")
+step sweep-matrix 14 "${sweep[@]}" --shape "$goal"
+step sweep-portable 8 "${sweep[@]}" --shape "$goal" --path portable
+step sweep-decode 8 "${sweep[@]}" --shape b8q1kv32768h16/8d128 --op decode
+step tune 10 "$diffattn" tune "${chosen[@]}" --seconds 2 --count 9 -o "$results"
 torch=$(command -v python3 || command -v python || true)
 if [[ -f $here/compare_torch.py && $torch ]] && "$torch" -c 'import torch' 2>/dev/null; then
   step compare-torch 15 "$torch" "$here/compare_torch.py" -o "$results"

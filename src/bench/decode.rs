@@ -13,11 +13,11 @@ use super::tensors::{SHIFT, Tensors};
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
 use crate::host::Sizes;
-use crate::kv_cache::{KvCache, KvConfig, KvDType};
+use crate::kv_cache::{KvCache, KvConfig};
 use crate::ops::decode::{DecodeBuffers, DecodeOptions, DecodeProblem};
 use crate::ops::host;
 use crate::ops::kv_append::AppendProblem;
-use crate::problem::{DType, Shape};
+use crate::problem::DType;
 use crate::slice::TensorSlice;
 
 /// Caches at most.
@@ -30,7 +30,8 @@ pub(super) async fn prepare<'a>(
     tensors: &Tensors,
     pinned: Pinned,
 ) -> Result<OnDevice<'a>> {
-    let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = case.problem().shape;
+    let problem = case.decode_problem();
+    let DecodeProblem { cache: config, batch, q_len, .. } = problem;
     if case.form == Form::Unfused {
         let hint = "the fused step reads K and V as often, and differs in the subtraction only".into();
         return Err(Error::Unsupported { what: "an un-fused decode step".into(), hint });
@@ -41,8 +42,6 @@ pub(super) async fn prepare<'a>(
             hint: "measure one".into(),
         });
     }
-    let dtype = if case.int8 { KvDType::Int8 } else { case.dtype.into() };
-    let config = KvConfig { sequences: batch, capacity: kv_len, kv_heads, head_dim, value_dim, dtype, pages: None };
     let sizes = Sizes::of(&case.problem())?;
     let (q, lam, out) = with_memory(attention, || {
         Ok((
@@ -53,7 +52,7 @@ pub(super) async fn prepare<'a>(
     })
     .await?;
 
-    let bytes = config.bytes_per_token() * u64::from(kv_len) * u64::from(batch);
+    let bytes = config.bytes_per_token() * u64::from(config.capacity) * u64::from(batch);
     let count = beyond_caches(attention.caps()).div_ceil(bytes).clamp(1, MOST_CACHES);
     let mut caches = Vec::new();
     for _ in 0..count {
@@ -61,8 +60,6 @@ pub(super) async fn prepare<'a>(
     }
 
     let start = Instant::now();
-    let problem =
-        DecodeProblem { cache: config, batch, q_len, heads, dtype: case.dtype, options: case.problem().options };
     let plan = attention.plan_decode(&problem, pinned.decode).await?;
     let buffers =
         DecodeBuffers { q: (&q).into(), lam: (&lam).into(), out: (&out.buffer).into(), lse: None, loads: None };

@@ -60,7 +60,7 @@ impl Probe {
     /// Floating-point operations of one workgroup, for the probes of arithmetic; by the constants of the shaders.
     pub(super) fn flop_per_workgroup(self) -> f64 {
         match self {
-            Probe::FmaF32 | Probe::FmaF16 => 64.0 * 8.0 * 1024.0 * 4.0 * 2.0,
+            Probe::FmaF32 | Probe::FmaF16 => 64.0 * 3.0 * 1024.0 * 4.0 * 2.0,
             Probe::Matrix { size, subgroup } => {
                 f64::from(Self::subgroups(subgroup)) * 8.0 * 256.0 * 2.0 * f64::from(size).powi(3)
             }

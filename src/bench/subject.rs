@@ -170,7 +170,8 @@ impl<'a> Any<'a> {
         let pinned = pinned.unwrap_or_else(|| {
             let path = case.runner.path();
             let plan = PlanOptions { path, tile: case.tile, ..PlanOptions::default() };
-            Pinned { plan, decode: DecodeOptions { path, ..DecodeOptions::default() } }
+            let (tile, splits) = (case.decode_tile, case.splits);
+            Pinned { plan, decode: DecodeOptions { path, tile, splits, ..DecodeOptions::default() } }
         });
         let subject = match case.op {
             Op::Forward => forward::prepare(attention, stopwatch, case, tensors, pinned).await?,

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::decode_tile::DecodeTile;
 use crate::error::{Error, Result};
+use crate::kv_cache::{KvConfig, KvDType};
+use crate::ops::decode::DecodeProblem;
 use crate::problem::{DType, Options, Problem, Shape};
 use crate::tile::{AnyTile, Path};
 
@@ -89,7 +92,7 @@ impl Runner {
     }
 
     /// The path asked for.
-    pub(super) fn path(self) -> Option<Path> {
+    pub(crate) fn path(self) -> Option<Path> {
         match self {
             Runner::On(path) => Some(path),
             Runner::Auto | Runner::Cpu => None,
@@ -116,13 +119,17 @@ pub struct Case {
     pub causal: bool,
     /// The forward's tile, instead of the planner's.
     pub tile: Option<AnyTile>,
+    /// The decode step's tile, instead of the planner's.
+    pub decode_tile: Option<DecodeTile>,
+    /// Workgroups that share the keys of a sequence and KV head in a decode step, instead of the planner's number.
+    pub splits: Option<u32>,
 }
 
 impl Case {
     /// The fused form of an operation, on whatever the planner chooses, in f16 and causal.
     pub fn new(op: Op, shape: Shape) -> Self {
         let (form, runner, dtype) = (Form::Fused, Runner::Auto, DType::F16);
-        Case { op, form, runner, shape, dtype, int8: false, causal: true, tile: None }
+        Case { op, form, runner, shape, dtype, int8: false, causal: true, tile: None, decode_tile: None, splits: None }
     }
 
     /// The DIFF V2 problem that the case is made from. The backward reads lse and a₂ of its forward.
@@ -137,6 +144,15 @@ impl Case {
             shape.heads /= 2;
         }
         Problem::new(shape, self.dtype, options)
+    }
+
+    /// The same as a decode step against full caches.
+    pub(crate) fn decode_problem(&self) -> DecodeProblem {
+        let Problem { shape, options, .. } = self.problem();
+        let Shape { batch, q_len, kv_len, heads, kv_heads, head_dim, value_dim } = shape;
+        let dtype = if self.int8 { KvDType::Int8 } else { self.dtype.into() };
+        let cache = KvConfig { sequences: batch, capacity: kv_len, kv_heads, head_dim, value_dim, dtype, pages: None };
+        DecodeProblem { cache, batch, q_len, heads, dtype: self.dtype, options }
     }
 
     /// What the attention kernels are asked for, and whether it is standard attention.
@@ -159,7 +175,9 @@ impl Case {
         let mut flags = format!("--op {} --form {} --path {}", op.name(), form.name(), runner.name());
         flags += &format!(" --dtype {} --shape {}", self.dtype_name(), ShapeText(*shape));
         flags += if self.causal { "" } else { " --full" };
-        flags + &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"))
+        flags += &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"));
+        flags += &self.decode_tile.map_or(String::new(), |tile| format!(" --decode-tile {tile}"));
+        flags + &self.splits.map_or(String::new(), |splits| format!(" --splits {splits}"))
     }
 }
 

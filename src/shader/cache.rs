@@ -113,9 +113,7 @@ impl CacheVariant {
                     MaskKind::Causal => "causal",
                     MaskKind::Window => "window",
                 };
-                let _ = write!(label, ".{mask}.r{}k{}t{}", tile.rows(), tile.keys(), tile.threads);
-                let _ = write!(label, "n{}p{}", tile.keys_per_lane, tile.parts);
-                label.push_str(if tile.staged { "s" } else { "" });
+                let _ = write!(label, ".{mask}.{tile}");
                 let flags = [(softcap, ".softcap"), (split, ".split"), (lse, ".lse"), (counted, ".counted")];
                 label.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
                 let _ = write!(label, ".{}", path.name());

@@ -101,7 +101,7 @@ impl MatmulTile {
 
 /// The tile of a product: the cheapest, by estimate, of all that fit the device.
 pub fn matmul_tile(form: Form, rows: u32, columns: u32, caps: &Caps) -> MatmulTile {
-    let fitting = candidates().filter(|tile| tile.validate(caps).is_ok());
+    let fitting = candidates(caps.software).filter(|tile| tile.validate(caps).is_ok());
     let by_cost = |a: &MatmulTile, b: &MatmulTile| {
         cost(form, rows, columns, caps, a).total_cmp(&cost(form, rows, columns, caps, b))
     };
@@ -112,18 +112,20 @@ pub fn matmul_tile(form: Form, rows: u32, columns: u32, caps: &Caps) -> MatmulTi
 const SMALLEST: MatmulTile =
     MatmulTile { threads: 32, column_lanes: 8, rows_per_lane: 4, quads_per_lane: 1, depth: 16, stage_b: true };
 
-/// Every tile worth estimating.
-fn candidates() -> impl Iterator<Item = MatmulTile> {
+/// Every tile worth estimating; `software` says that registers are memory anyway.
+fn candidates(software: bool) -> impl Iterator<Item = MatmulTile> {
     let lanes = [256, 128, 64, 32].into_iter().flat_map(|threads| {
         [8, 16, 32, 64, 128, 256]
             .into_iter()
             .filter(move |&lanes| lanes <= threads)
             .map(move |column_lanes| (threads, column_lanes))
     });
-    // Sixteen vectors of C are as many as every device keeps in registers beside the operands.
-    let blocks = [(16, 1), (8, 2), (8, 1), (4, 2), (4, 1), (2, 1), (1, 1)];
+    // Sixteen vectors of C are as many as every GPU keeps in registers beside the operands.
+    let most = if software { 32 } else { 16 };
+    let blocks = [(32, 1), (16, 1), (8, 2), (8, 1), (4, 2), (4, 1), (2, 1), (1, 1)];
     lanes.flat_map(move |(threads, column_lanes)| {
-        blocks.into_iter().flat_map(move |(rows_per_lane, quads_per_lane)| {
+        let blocks = blocks.into_iter().filter(move |(rows, quads)| rows * quads <= most);
+        blocks.flat_map(move |(rows_per_lane, quads_per_lane)| {
             [32, 16, 8].into_iter().flat_map(move |depth| {
                 [true, false].into_iter().map(move |stage_b| MatmulTile {
                     threads,
@@ -183,7 +185,7 @@ mod tests {
                     tile.validate(&caps).unwrap_or_else(|error| panic!("{form:?} {rows} × {columns}: {error}"));
                 }
                 let tile = matmul_tile(form, 4096, 4096, &caps);
-                assert_eq!(tile.rows_per_lane * tile.quads_per_lane, 16, "{tile:?}");
+                assert_eq!(tile.rows_per_lane * tile.quads_per_lane, if caps.software { 32 } else { 16 }, "{tile:?}");
                 assert_eq!(tile.stage_b, !caps.software, "{tile:?}");
             }
         }

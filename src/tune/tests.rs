@@ -112,14 +112,27 @@ fn broken_and_foreign_files_are_ignored_with_a_message() {
 
 #[test]
 fn every_experiment_is_one_switch_that_a_cuda_class_device_can_run_or_is_its_base() {
-    let (base, tiles) = experiments(&case(4096).problem(), &cuda()).unwrap();
-    assert!(tiles.iter().filter(|(_, tile)| tile.is_some()).count() >= 12, "{base}");
-    for (i, (experiment, tile)) in tiles.iter().enumerate() {
-        assert!(tiles[..i].iter().all(|(other, _)| other.name != experiment.name), "{} twice", experiment.name);
-        if let Some(tile) = tile {
-            assert_eq!(tile.to_string().parse(), Ok(*tile));
+    let portable = Case { runner: Runner::On(Path::Portable), ..case(4096) };
+    let step = Shape { batch: 8, q_len: 1, kv_len: 32768, ..case(1).shape };
+    let mut names = 0;
+    for case in [case(4096), portable, Case::new(Op::Decode, step)] {
+        let (base, planned) = experiments(&case, &cuda()).unwrap();
+        names += planned.len();
+        assert!(planned.iter().filter(|(_, case)| case.is_some()).count() >= 9, "{}: {planned:#?}", base.flags());
+        for (i, (experiment, case)) in planned.iter().enumerate() {
+            assert!(planned[..i].iter().all(|(other, _)| other.name != experiment.name), "{} twice", experiment.name);
+            let Some(case) = case else { continue };
+            if let Some(tile) = case.tile {
+                assert_eq!(tile.to_string().parse(), Ok(tile));
+            }
+            if let Some(tile) = case.decode_tile {
+                assert_eq!(tile.to_string().parse(), Ok(tile));
+            }
         }
     }
+    assert_eq!(names, Experiment::all().len(), "each is of one of these");
+    let error = experiments(&case(4096), &Caps::floor()).unwrap_err();
+    assert!(error.is_unsupported(), "no matrix units: {error}");
 }
 
 #[test]

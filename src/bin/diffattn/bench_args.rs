@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use diffattn::DType;
 use diffattn::bench::{Case, Form, Op, Runner, ShapeText, Suite};
 use diffattn::tile::AnyTile;
+use diffattn::{DType, DecodeTile};
 
 /// Measure this device: its own limits, then every kernel, judged by the float64 reference first
 ///
@@ -58,6 +58,14 @@ pub struct BenchArgs {
     /// Tile of the forward kernels, as in their labels: r64k16t64n4
     #[arg(long)]
     pub tile: Option<AnyTile>,
+
+    /// Tile of the decode kernel, as in its label: r4k64t64n4p4v4
+    #[arg(long, value_name = "TILE")]
+    pub decode_tile: Option<DecodeTile>,
+
+    /// Workgroups that share the keys of one sequence and KV head in a decode step
+    #[arg(long, value_name = "N")]
+    pub splits: Option<u32>,
 
     /// With --shape: every query sees every key, instead of a causal mask
     #[arg(long, requires = "shape")]
@@ -127,12 +135,14 @@ impl BenchArgs {
         if !self.dtype.is_empty() {
             suite = replace(suite, |case| self.dtype.iter().filter_map(|dtype| dtype.apply(case)).collect());
         }
-        if let Some(tile) = self.tile {
-            suite =
-                replace(
-                    suite,
-                    |case| if case.op == Op::Forward { vec![Case { tile: Some(tile), ..case }] } else { vec![] },
-                );
+        if self.tile.is_some() {
+            suite.cases.retain(|case| case.op == Op::Forward);
+            suite = replace(suite, |case| vec![Case { tile: self.tile, ..case }]);
+        }
+        if self.decode_tile.is_some() || self.splits.is_some() {
+            suite.cases.retain(|case| case.op == Op::Decode);
+            let (decode_tile, splits) = (self.decode_tile, self.splits);
+            suite = replace(suite, |case| vec![Case { decode_tile, splits, ..case }]);
         }
         ensure!(!suite.cases.is_empty(), "no case is left; give other flags");
         suite.cases.iter().try_for_each(|case| case.problem().validate())?;
@@ -165,6 +175,8 @@ impl BenchArgs {
         let dtypes = self.dtype.iter().filter_map(|dtype| Some(dtype.to_possible_value()?.get_name().to_string()));
         text += &list("dtype", dtypes.collect());
         text += &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"));
+        text += &self.decode_tile.map_or(String::new(), |tile| format!(" --decode-tile {tile}"));
+        text += &self.splits.map_or(String::new(), |splits| format!(" --splits {splits}"));
         text + if self.full { " --full" } else { "" }
     }
 }
@@ -218,10 +230,12 @@ mod tests {
                 assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
             }
         }
-        let tile = "r64k16t64n4".parse().ok();
-        let first = suite("--op forward").cases[0];
-        let case = Case { tile, ..first };
-        assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
+        let forward = Case { tile: "r64k16t64n4".parse().ok(), ..suite("--op forward").cases[0] };
+        let decode_tile = "r4k64t64n4p4v4".parse().ok();
+        let decode = Case { decode_tile, splits: Some(3), ..suite("--op decode").cases[0] };
+        for case in [forward, decode] {
+            assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
+        }
     }
 
     #[test]

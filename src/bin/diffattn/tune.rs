@@ -1,4 +1,4 @@
-//! `diffattn tune`: which path and tile is fastest here, measured and remembered; and the experiments of the matrix path.
+//! `diffattn tune`: which path and tile is fastest here, measured and remembered; and the experiments, one switch each.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffattn::bench::{Case, Op, Record, Row, Runner, ShapeText, Skipped, Suite};
 use diffattn::tune::{self, Experiment, Memory};
-use diffattn::{AnyTile, Path, Shape};
+use diffattn::{Path, Shape};
 
 use crate::args::DTypeArg;
 use crate::bench::{measure, on_this_machine, save};
@@ -51,9 +51,13 @@ pub struct TuneArgs {
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
 
-    /// Instead of tuning, run these experiments of the matrix path on the first shape, by name, or `all`
+    /// Instead of tuning, run these experiments on the first operation and shape, by name, or `all`
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub sweep: Vec<String>,
+
+    /// With --sweep: the path whose planned tile the experiments change [default: matrix; of decode, the planner's]
+    #[arg(long, value_name = "PATH", requires = "sweep", value_parser = by_name(&SWEPT, Path::name))]
+    pub path: Option<Path>,
 
     /// Print the experiments and what each is expected to change
     #[arg(long)]
@@ -72,11 +76,14 @@ pub struct TuneArgs {
     pub output: Option<PathBuf>,
 }
 
+/// The paths that have tiles to change.
+const SWEPT: [Path; 3] = [Path::Portable, Path::Subgroup, Path::Matrix];
+
 pub fn run(args: &TuneArgs, out: &mut impl Write) -> Result<()> {
     if args.list_experiments {
-        let mut table = tables::table(&["experiment", "prediction (a CUDA-class GPU, head_dim 128)"], &[]);
+        let mut table = tables::table(&["of", "experiment", "prediction (a CUDA-class GPU, head_dim 128)"], &[]);
         for experiment in Experiment::all() {
-            table.add_row([experiment.name, experiment.prediction]);
+            table.add_row([experiment.of, experiment.name, experiment.prediction]);
         }
         writeln!(out, "{}", table.trim_fmt())?;
         return Ok(());
@@ -191,26 +198,26 @@ fn sweep(
     timed: impl Fn(Vec<Case>) -> Result<Record>,
     out: &mut impl Write,
 ) -> Result<()> {
-    let names: Vec<_> = Experiment::all().iter().map(|experiment| experiment.name).collect();
+    let asked = Case { runner: args.path.map_or(Runner::Auto, Runner::On), ..case };
+    let (base, experiments) = tune::experiments(&asked, gpu.attention().caps())?;
+    let names: Vec<_> = experiments.iter().map(|(experiment, _)| experiment.name).collect();
     let all = args.sweep.iter().any(|name| name == "all");
     if let Some(unknown) = args.sweep.iter().find(|name| *name != "all" && !names.contains(&name.as_str())) {
         bail!("there is no experiment \"{unknown}\"; there are all, {}", names.join(", "));
     }
-    let (base, experiments) = tune::experiments(&case.problem(), gpu.attention().caps())?;
     let wanted =
         experiments.into_iter().filter(|(experiment, _)| all || args.sweep.iter().any(|n| n == experiment.name));
-    let (possible, others): (Vec<_>, Vec<_>) = wanted.partition(|(_, tile)| tile.is_some());
-    let on = |tile: AnyTile| Case { runner: Runner::On(Path::Matrix), tile: Some(tile), ..case };
-    let cases = [base].into_iter().chain(possible.iter().filter_map(|(_, tile)| *tile)).map(on);
+    let (possible, others): (Vec<_>, Vec<_>) = wanted.partition(|(_, case)| case.is_some());
+    let cases = [base].into_iter().chain(possible.iter().filter_map(|(_, case)| *case));
     let record = timed(cases.collect())?;
-    let row = |tile: AnyTile| record.rows.iter().find(|row| row.tile == tile.to_string());
-    let base_ns = row(base).filter(|row| row.passed).map(|row| row.median_ns);
-    writeln!(out, "{}\nbase {base}", tune::class(&case))?;
-    let columns = ["experiment", "tile", "median", "throughput of base", "prediction"];
+    let row = |case: &Case| record.rows.iter().find(|row| row.repro.ends_with(&case.flags()));
+    let base_ns = row(&base).filter(|row| row.passed).map(|row| row.median_ns);
+    writeln!(out, "{}\nbase: {}", tune::class(&base), switches(&base))?;
+    let columns = ["experiment", "runs", "median", "throughput of base", "prediction"];
     let mut table = tables::table(&columns, &["median", "throughput of base"]);
-    for (experiment, tile) in possible {
-        let Some(tile) = tile else { continue };
-        let (median, ratio) = match (row(tile), base_ns) {
+    for (experiment, case) in possible {
+        let Some(case) = case else { continue };
+        let (median, ratio) = match (row(&case), base_ns) {
             (Some(row), _) if !row.passed => ("WRONG".into(), "-".into()),
             (Some(row), Some(base)) => {
                 (format!("{:.3} ms", row.median_ns / 1e6), format!("{:.3}", base / row.median_ns))
@@ -218,7 +225,7 @@ fn sweep(
             (Some(row), None) => (format!("{:.3} ms", row.median_ns / 1e6), "-".into()),
             (None, _) => ("-".into(), "-".into()),
         };
-        table.add_row([experiment.name, &tile.to_string(), &median, &ratio, experiment.prediction]);
+        table.add_row([experiment.name, &switches(&case), &median, &ratio, experiment.prediction]);
     }
     writeln!(out, "{}", table.trim_fmt())?;
     for (experiment, _) in others {
@@ -228,6 +235,13 @@ fn sweep(
     let wrong = record.rows.iter().filter(|row| !row.passed).count();
     ensure!(wrong == 0, "{wrong} of {} tiles gave wrong results and were not timed", record.rows.len());
     Ok(())
+}
+
+/// What tells a case of a sweep from the others: its path and tile, and a step's splits.
+fn switches(case: &Case) -> String {
+    let tile = case.tile.map(|tile| tile.to_string()).or(case.decode_tile.map(|tile| tile.to_string()));
+    let splits = case.splits.map(|splits| format!("{splits} splits"));
+    [Some(case.runner.name().into()), tile, splits].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn list(file: &std::path::Path, out: &mut impl Write) -> Result<()> {

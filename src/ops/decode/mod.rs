@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub use problem::DecodeProblem;
 
 use crate::attention::DiffAttention;
-use crate::decode_tile::{DecodeTile, Dims, decode_tile};
+use crate::decode_tile::{DecodeTile, decode_tile};
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvConfig};
 use crate::ops::cache_launch::Dispatch;
@@ -84,7 +84,7 @@ impl DecodePlan {
         problem.validate()?;
         let DecodeProblem { cache, dtype, options: how, .. } = *problem;
         let KvConfig { head_dim, value_dim, dtype: kv_dtype, .. } = cache;
-        let dims = Dims { rows: problem.rows(), head_dim, value_dim, kv_dtype };
+        let dims = problem.dims();
         let (path, tile) = match options.tile {
             None => decode_tile(dims, options.path, attention.caps())?,
             Some(tile) => {

@@ -1,6 +1,6 @@
 //! What a decode step computes, and over how many workgroups its keys are split. Pure.
 
-use crate::decode_tile::DecodeTile;
+use crate::decode_tile::{DecodeTile, Dims};
 use crate::error::{Error, Result};
 use crate::kv_cache::KvConfig;
 use crate::ops::kv_append::check_step;
@@ -86,6 +86,12 @@ impl DecodeProblem {
         2 * (self.heads / self.cache.kv_heads) * self.q_len
     }
 
+    /// What the tile depends on.
+    pub(crate) fn dims(&self) -> Dims {
+        let KvConfig { head_dim, value_dim, dtype: kv_dtype, .. } = self.cache;
+        Dims { rows: self.rows(), head_dim, value_dim, kv_dtype }
+    }
+
     /// Keys that a step reads at most.
     fn most_keys(&self) -> u32 {
         match self.options.mask() {
@@ -98,7 +104,7 @@ impl DecodeProblem {
 
     /// For each core two workgroups of 128 invocations, or as many more as they are smaller; at least two tiles for each
     /// split.
-    pub(super) fn splits(&self, tile: &DecodeTile) -> u32 {
+    pub(crate) fn splits(&self, tile: &DecodeTile) -> u32 {
         let row_tiles = self.rows().div_ceil(tile.rows());
         let workgroups = u64::from(self.batch) * u64::from(self.cache.kv_heads) * u64::from(row_tiles);
         let wanted = (u64::from(2 * CORES * 128 / tile.threads) / workgroups) as u32;
