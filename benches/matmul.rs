@@ -9,7 +9,7 @@ mod support {
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use diffattn::bench::Limits;
-use diffattn::layer::{Form, Matmul, MatmulBuffers, Matrix};
+use diffattn::layer::{Form, Matmul, MatmulBuffers, MatmulOptions, Matrix};
 use diffattn::{DType, DiffAttention, wgpu};
 use support::gpu::{random, submit};
 
@@ -19,7 +19,7 @@ fn product(group: &mut BenchmarkGroup<'_, WallTime>, attention: &DiffAttention, 
     let buffers = [(); 3].map(|()| random(attention, dtype, u64::from(SIZE * SIZE)));
     let [a, b, c] = [0, 1, 2].map(|i: usize| Matrix { buffer: &buffers[i], offset: 0, stride: SIZE });
     let problem = Matmul::new(form, [SIZE; 3], dtype);
-    let plan = attention.plan_matmul_blocking(&problem, None).expect("plan");
+    let plan = attention.plan_matmul_blocking(&problem, MatmulOptions::default()).expect("plan");
     let pass = plan.bind(&MatmulBuffers { a, b, c, rotary: None, bias: None, add: false }).expect("bind");
     group.throughput(Throughput::Elements(problem.flops() as u64));
     group.bench_function(plan.label(), |b| b.iter(|| submit(attention, |recorder| pass.encode(recorder))));
@@ -34,7 +34,7 @@ fn matmul(c: &mut Criterion) {
     for adapter in adapters {
         let info = adapter.get_info();
         let (device, queue) = pollster::block_on(diffattn::request_device(&adapter)).expect("device");
-        let attention = DiffAttention::new(&device, &queue);
+        let attention = DiffAttention::with_adapter(&adapter, &device, &queue);
         println!("{} {} | {}", info.name, info.driver_info, attention.caps());
         println!("{:?}", pollster::block_on(Limits::measure(&attention)).expect("limits"));
         let mut group = c.benchmark_group(info.name.split_whitespace().next().unwrap_or("adapter").to_lowercase());

@@ -10,8 +10,8 @@
 // Loops marked `unrolled` are written out by src/shader/unroll.rs where the tile says so: then every array of matrices has
 // constant indices.
 //
-// Workgroup memory: 2 · (ROW_SLOTS + KV_SLOTS) + 4 · ROWS · (SCORE_STRIDE + 1) + 32 bytes, where ROW_SLOTS holds Q (if
-// staged) and the weights, which take Q's place where Q stays in registers.
+// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS) + 32 bytes. wg_a holds Q (if staged) and the weights,
+// which take Q's place where Q stays in registers; wg_b K, then V; wg_c the scores.
 // Barriers per key tile: K stored (if staged); scores stored; two of workgroupUniformLoad: V and weights stored, growth
 // known; V used (if staged).
 // Numerics: products of f16 with f32 sums; weights rounded to f16, and summed as rounded.
@@ -40,6 +40,7 @@ const ROWS_PER_LANE: u32 = max(ROWS_PER_SUBGROUP / SUBGROUP, 1u);
 const ROW_STEP: u32 = SUBGROUP / LANES_PER_ROW;  // between the rows of a lane
 const QUADS_PER_LANE: u32 = KEYS / LANES_PER_ROW / 4u;
 const THREADS: u32 = SUBGROUPS * SUBGROUP;
+const C_SLOTS: u32 = ROWS * SCORE_STRIDE;
 // Groups of eight elements of K and of V that one lane loads.
 const K_SHARE: u32 = (KEYS * PADDED_HEAD_OCTETS + THREADS - 1u) / THREADS;
 const V_SHARE: u32 = (KEYS * PADDED_VALUE_OCTETS + THREADS - 1u) / THREADS;
@@ -67,8 +68,8 @@ fn store_k(lane: u32, fetched: array<Halves8, K_SHARE>) {
         let key = (lane + i * THREADS) / PADDED_HEAD_OCTETS;
         if (key < KEYS) {
             let slot = key * KV_STRIDE + 8u * ((lane + i * THREADS) % PADDED_HEAD_OCTETS);
-            put_kv(slot, octets[i].lo);
-            put_kv(slot + 4u, octets[i].hi);
+            put_b(slot, octets[i].lo);
+            put_b(slot + 4u, octets[i].hi);
         }
     }
 }
@@ -91,8 +92,8 @@ fn store_v(lane: u32, fetched: array<Halves8, V_SHARE>) {
         let key = (lane + i * THREADS) / PADDED_VALUE_OCTETS;
         if (key < KEYS) {
             let slot = key * KV_STRIDE + 8u * ((lane + i * THREADS) % PADDED_VALUE_OCTETS);
-            put_kv(slot, octets[i].lo);
-            put_kv(slot + 4u, octets[i].hi);
+            put_b(slot, octets[i].lo);
+            put_b(slot + 4u, octets[i].hi);
         }
     }
 }
@@ -139,8 +140,8 @@ fn main(
             if (place.exists && octet < HEAD_OCTETS) {
                 x = q8(row_of(params.q, b, s.q_start + place.query, place.head) + octet);
             }
-            put_row(row * Q_STRIDE + 8u * octet, x.lo);
-            put_row(row * Q_STRIDE + 8u * octet + 4u, x.hi);
+            put_a(row * Q_STRIDE + 8u * octet, x.lo);
+            put_a(row * Q_STRIDE + 8u * octet + 4u, x.hi);
         }
     }
     for (var i = lane; i < 8u; i += THREADS) {
@@ -221,7 +222,7 @@ fn main(
         for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
             for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
                 let slot = (first_strip + strip * MAT) * SCORE_STRIDE + key * MAT;
-                coopStoreT(score[strip * KEY_STEPS + key], &wg_score[slot / CELL], SCORE_STRIDE / CELL);
+                coopStoreT(score[strip * KEY_STEPS + key], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
             }
         }
         workgroupBarrier();
@@ -237,7 +238,7 @@ fn main(
             var x: array<vec4<f32>, QUADS_PER_LANE>;
             var largest = UNSEEN;
             for (var i = 0u; i < QUADS_PER_LANE; i++) {
-                var quad = score4(get_score(row * SCORE_STRIDE + my_key + 4u * i));
+                var quad = score4(get_c(row * SCORE_STRIDE + my_key + 4u * i));
                 if (edge) {
                     for (var n = 0u; n < 4u; n++) {
                         let key = first_key + i32(my_key + 4u * i + n);
@@ -264,7 +265,7 @@ fn main(
                 let weight = vec4<f16>(exp2(x[i] - reference[r]));
                 let sums = vec4<f32>(weight);
                 row_sum[r] += (sums.x + sums.y) + (sums.z + sums.w);
-                put_row(WEIGHT_BASE + row * WEIGHT_STRIDE + my_key + 4u * i, weight);
+                put_a(WEIGHT_BASE + row * WEIGHT_STRIDE + my_key + 4u * i, weight);
             }
         }
         if (subgroupAny(grows) && invocation == 0u) {
@@ -279,18 +280,18 @@ fn main(
             for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
                 for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
                     let slot = (first_strip + strip * MAT) * SCORE_STRIDE;
-                    coopStoreT(o[strip * VALUE_STEPS + step], &wg_score[slot / CELL], SCORE_STRIDE / CELL);
+                    coopStoreT(o[strip * VALUE_STEPS + step], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
                 }
                 workgroupBarrier();
                 for (var i = invocation; i < ROWS_PER_SUBGROUP * MAT / 4u; i += SUBGROUP) {
                     let row = first_strip + i / (MAT / 4u);
                     let slot = row * SCORE_STRIDE + 4u * (i % (MAT / 4u));
-                    put_score(slot, get_score(slot) * wg_factor[row]);
+                    put_c(slot, get_c(slot) * wg_factor[row]);
                 }
                 workgroupBarrier();
                 for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
                     let slot = (first_strip + strip * MAT) * SCORE_STRIDE;
-                    o[strip * VALUE_STEPS + step] = coopLoadT<MatC>(&wg_score[slot / CELL], SCORE_STRIDE / CELL);
+                    o[strip * VALUE_STEPS + step] = coopLoadT<MatC>(&wg_c[slot / CELL], SCORE_STRIDE / CELL);
                 }
                 workgroupBarrier();
             }
@@ -306,7 +307,7 @@ fn main(
             var weights: array<MatA, STRIPS>;
             for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
                 let slot = WEIGHT_BASE + (first_strip + strip * MAT) * WEIGHT_STRIDE + key * MAT;
-                weights[strip] = coopLoadT<MatA>(&wg_rows[slot / CELL], WEIGHT_STRIDE / CELL);
+                weights[strip] = coopLoadT<MatA>(&wg_a[slot / CELL], WEIGHT_STRIDE / CELL);
             }
             for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
                 let x = value_matrix(v_row, key, step);
@@ -335,7 +336,7 @@ fn main(
     for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
         for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
             let slot = (first_strip + strip * MAT) * SCORE_STRIDE;
-            coopStoreT(o[strip * VALUE_STEPS + step], &wg_score[slot / CELL], SCORE_STRIDE / CELL);
+            coopStoreT(o[strip * VALUE_STEPS + step], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
         }
         workgroupBarrier();
         // One pair of rows and four elements at a time.
@@ -346,8 +347,8 @@ fn main(
             let place = row_at(rows.x, first_query, s.q_len, first_head);
             if (place.exists && quad < VALUE_QUADS) {
                 let token = s.q_start + place.query;
-                let member1 = get_score(rows.x * SCORE_STRIDE + column) * wg_factor[rows.x];
-                let member2 = get_score(rows.y * SCORE_STRIDE + column) * wg_factor[rows.y];
+                let member1 = get_c(rows.x * SCORE_STRIDE + column) * wg_factor[rows.x];
+                let member2 = get_c(rows.y * SCORE_STRIDE + column) * wg_factor[rows.y];
                 let gate = gate_of(lam[row_of(params.lam, b, token, place.head / 2u)]);
                 out[row_of(params.out, b, token, place.head / 2u) + quad] = pack4(member1 - gate * member2);
                 write_a2(row_of(params.a2, b, token, place.head / 2u), quad, member2);

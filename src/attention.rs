@@ -13,10 +13,10 @@ use crate::ops::backward::{self, BackwardPlan};
 use crate::ops::decode::{DecodeOptions, DecodePlan, DecodeProblem};
 use crate::ops::forward::{self, ForwardPlan};
 use crate::ops::kv_append::{AppendPlan, AppendProblem};
-use crate::ops::matmul::{Matmul, MatmulPlan};
+use crate::ops::matmul::{Matmul, MatmulOptions, MatmulPlan};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
-use crate::tile::{AnyTile, BackwardTile, MatmulTile, Path};
+use crate::tile::{AnyTile, BackwardTile, Path};
 
 /// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
 ///
@@ -148,13 +148,15 @@ impl DiffAttention {
         DecodePlan::new(self, problem, options).await
     }
 
-    /// Validates a matrix product, chooses its tile unless told, and compiles the kernel unless it is there already.
+    /// Validates a matrix product, chooses path and tile unless told, and compiles the kernel unless it is there already.
     ///
     /// # Errors
-    /// Those of [`Matmul::validate`]; [`crate::Error::Limit`] when the device cannot run the tile asked for;
+    /// Those of [`Matmul::validate`]; [`crate::Error::MissingFeature`] or [`crate::Error::Limit`] when the device cannot
+    /// run the path or tile asked for, [`crate::Error::Unsupported`] when the path cannot take the product
+    /// ([`Matmul::unfit_for_matrix_units`]), [`crate::Error::Invalid`] for a path that has no products;
     /// [`crate::Error::Shader`] when the driver refuses the kernel.
-    pub async fn plan_matmul(&self, problem: &Matmul, tile: Option<MatmulTile>) -> Result<MatmulPlan> {
-        MatmulPlan::new(self, problem, tile).await
+    pub async fn plan_matmul(&self, problem: &Matmul, options: MatmulOptions) -> Result<MatmulPlan> {
+        MatmulPlan::new(self, problem, options).await
     }
 
     /// [`DiffAttention::plan_matmul`], waiting for the result. Not in a browser, which must not block.
@@ -162,8 +164,8 @@ impl DiffAttention {
     /// # Errors
     /// As there.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn plan_matmul_blocking(&self, problem: &Matmul, tile: Option<MatmulTile>) -> Result<MatmulPlan> {
-        pollster::block_on(self.plan_matmul(problem, tile))
+    pub fn plan_matmul_blocking(&self, problem: &Matmul, options: MatmulOptions) -> Result<MatmulPlan> {
+        pollster::block_on(self.plan_matmul(problem, options))
     }
 
     /// [`DiffAttention::kv_cache`], waiting for the result. Not in a browser, which must not block.

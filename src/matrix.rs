@@ -175,7 +175,7 @@ impl MatrixTile {
     /// from global memory as the tile wants it, [`Error::Invalid`] for a tile that breaks the kernel's rules or is of
     /// another device's matrices, [`Error::Limit`] for too many invocations or too much workgroup memory.
     pub fn validate(&self, problem: &Problem, caps: &Caps) -> Result<()> {
-        let (size, subgroup) = units(problem, caps)?;
+        let (size, subgroup) = units_for(problem, caps)?;
         if (self.size, self.subgroup) != (size, subgroup) {
             let device = format!("of matrices of {size} × {size} and subgroups of {subgroup}, which the device has");
             return Err(Error::invalid("tile", device, self));
@@ -286,18 +286,24 @@ impl FromStr for MatrixTile {
     }
 }
 
-/// Side of the matrices and lanes of a subgroup, where the path can run the problem.
-fn units(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
+/// Side of the matrices and lanes of a subgroup, on a device with matrix units.
+pub(crate) fn units(caps: &Caps) -> Result<(u32, u32)> {
     let (Some(size), Some((subgroup, _))) = (caps.matrix, caps.subgroups) else {
         let hint = "create the device with diffattn::request_device and the handle with DiffAttention::with_adapter, \
                     or use another path";
         return Err(Error::MissingFeature { path: "matrix", feature: "EXPERIMENTAL_COOPERATIVE_MATRIX", hint });
     };
+    Ok((size, subgroup))
+}
+
+/// The same, where the path can run the problem.
+fn units_for(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
+    let units = units(caps)?;
     if problem.dtype == DType::F32 {
         let what = "f32 storage on matrix units, whose operands are f16,".into();
         return Err(Error::Unsupported { what, hint: "store q, k and v as f16 or bf16, or use another path".into() });
     }
-    Ok((size, subgroup))
+    Ok(units)
 }
 
 /// Every tile worth estimating for a problem on a device with such units. What no record decides between is as it should
@@ -342,7 +348,7 @@ pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u3
 
 /// Every tile that fits the device, with its estimate.
 pub(crate) fn fitting(problem: &Problem, caps: &Caps) -> Result<Vec<Choice>> {
-    let (size, subgroup) = units(problem, caps)?;
+    let (size, subgroup) = units_for(problem, caps)?;
     let mut tiles = candidates(problem, caps, size, subgroup);
     let needed = tiles.iter().map(|tile| tile.workgroup_bytes(&problem.shape)).min().unwrap_or(u32::MAX);
     tiles.retain(|tile| tile.validate(problem, caps).is_ok());

@@ -7,10 +7,12 @@ mod all;
 mod cache;
 mod files;
 mod layer;
+mod matmul;
 mod unroll;
 
 pub use cache::{CacheBinding, CacheKernel, CacheVariant};
-pub use layer::{Epilogue, LayerKernel, LayerVariant, MatmulKernel};
+pub use layer::{LayerKernel, LayerVariant};
+pub use matmul::{Epilogue, MatmulKernel};
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -19,6 +21,29 @@ use crate::caps::Caps;
 use crate::problem::{DType, Mask, Problem, Shape};
 use crate::tile::{AnyTile, BackwardTile, NAIVE_THREADS, Path, Sweep};
 pub(crate) use files::file;
+
+/// The head of a text that uses matrix units: what it enables, and its operands A and B and its sums C, squares of `size`.
+pub(crate) fn matrix_types(size: u32) -> String {
+    let types = [("A", "f16"), ("B", "f16"), ("C", "f32")];
+    let alias = types.map(|(role, scalar)| format!("alias Mat{role} = coop_mat{size}x{size}<{scalar}, {role}>;\n"));
+    format!("enable f16;\nenable wgpu_cooperative_matrix;\n{}", alias.concat())
+}
+
+/// Adds constants, switches and files to a text; with marked loops written out where that is wanted.
+fn join(text: &mut String, constants: &[(&str, u32)], switches: &[(&str, bool)], files: &[&str], unrolled: bool) {
+    for (name, value) in constants {
+        let _ = writeln!(text, "const {name}: u32 = {value}u;");
+    }
+    for (name, value) in switches {
+        let _ = writeln!(text, "const {name}: bool = {value};");
+    }
+    let count = |name: &str| constants.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value);
+    for name in files {
+        let file = file(name);
+        let written = if unrolled { Cow::Owned(unroll::unroll(file, &count)) } else { Cow::Borrowed(file) };
+        let _ = write!(text, "\n// ---- {name}\n{written}");
+    }
+}
 
 /// One compiled kernel: everything that its text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -278,25 +303,10 @@ impl Variant {
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
         if let Some(AnyTile::Matrix(tile)) = self.tile {
-            text.push_str("enable f16;\nenable wgpu_cooperative_matrix;\n");
-            for (role, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
-                let _ = writeln!(text, "alias Mat{role} = coop_mat{0}x{0}<{scalar}, {role}>;", tile.size);
-            }
-        }
-        let constants = self.constants();
-        for (name, value) in &constants {
-            let _ = writeln!(text, "const {name}: u32 = {value}u;");
-        }
-        for (name, value) in self.switches() {
-            let _ = writeln!(text, "const {name}: bool = {value};");
+            text.push_str(&matrix_types(tile.size));
         }
         let unrolled = matches!(self.tile, Some(AnyTile::Matrix(tile)) if tile.unrolled);
-        let count = |name: &str| constants.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value);
-        for name in self.files() {
-            let file = file(name);
-            let written = if unrolled { Cow::Owned(unroll::unroll(file, &count)) } else { Cow::Borrowed(file) };
-            let _ = write!(text, "\n// ---- {name}\n{written}");
-        }
+        join(&mut text, &self.constants(), &self.switches(), &self.files(), unrolled);
         text
     }
 
@@ -356,8 +366,8 @@ impl Variant {
                 ("SCORE_STRIDE", tile.score_stride()),
                 ("WEIGHT_STRIDE", tile.weight_stride()),
                 ("WEIGHT_BASE", tile.weight_base(&shape)),
-                ("ROW_SLOTS", tile.row_slots(&shape)),
-                ("KV_SLOTS", tile.kv_slots(&shape)),
+                ("A_SLOTS", tile.row_slots(&shape)),
+                ("B_SLOTS", tile.kv_slots(&shape)),
             ]),
             Some(AnyTile::Tiled(tile)) => constants.extend([
                 ("THREADS", tile.threads),

@@ -10,13 +10,17 @@ mod backward;
 mod cost;
 mod ladder;
 mod matmul;
+mod matmul_matrix;
 mod text;
-pub use any::AnyTile;
+pub use any::{AnyMatmulTile, AnyTile};
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
 pub(crate) use cost::CORES;
 use cost::{BARRIER, CACHED_LOAD, EXCHANGE, LOAD, STAGE, park, spill};
 pub use ladder::choose_forward;
+pub(crate) use matmul::cost as matmul_cost;
 pub use matmul::{Form, MatmulTile, matmul_tile};
+pub(crate) use matmul_matrix::unfit_for_matrix_units;
+pub use matmul_matrix::{MatmulMatrixTile, matmul_matrix_tile};
 pub(crate) use text::Fields;
 
 /// The kernel family that runs a problem.

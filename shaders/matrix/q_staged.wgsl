@@ -18,5 +18,5 @@ fn q_place(row: u32, batch: u32, q_start: u32, place: Row) -> u32 {
 }
 
 fn q_matrix(place: u32, step: u32) -> MatA {
-    return coopLoadT<MatA>(&wg_rows[(place + step * MAT) / CELL], Q_STRIDE / CELL);
+    return coopLoadT<MatA>(&wg_a[(place + step * MAT) / CELL], Q_STRIDE / CELL);
 }

@@ -2,22 +2,22 @@
 // of vectors, which SPIR-V allows and Metal does not.
 const CELL: u32 = 4u;
 
-var<workgroup> wg_rows: array<vec4<f16>, ROW_SLOTS / 4u>;
-var<workgroup> wg_kv: array<vec4<f16>, KV_SLOTS / 4u>;
-var<workgroup> wg_score: array<vec4<f32>, ROWS * SCORE_STRIDE / 4u>;
+var<workgroup> wg_a: array<vec4<f16>, A_SLOTS / 4u>;
+var<workgroup> wg_b: array<vec4<f16>, B_SLOTS / 4u>;
+var<workgroup> wg_c: array<vec4<f32>, C_SLOTS / 4u>;
 
-fn put_row(slot: u32, x: vec4<f16>) {
-    wg_rows[slot / 4u] = x;
+fn put_a(slot: u32, x: vec4<f16>) {
+    wg_a[slot / 4u] = x;
 }
 
-fn put_kv(slot: u32, x: vec4<f16>) {
-    wg_kv[slot / 4u] = x;
+fn put_b(slot: u32, x: vec4<f16>) {
+    wg_b[slot / 4u] = x;
 }
 
-fn get_score(slot: u32) -> vec4<f32> {
-    return wg_score[slot / 4u];
+fn get_c(slot: u32) -> vec4<f32> {
+    return wg_c[slot / 4u];
 }
 
-fn put_score(slot: u32, x: vec4<f32>) {
-    wg_score[slot / 4u] = x;
+fn put_c(slot: u32, x: vec4<f32>) {
+    wg_c[slot / 4u] = x;
 }

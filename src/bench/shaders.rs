@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::caps::Caps;
 use crate::error::Result;
 use crate::pipeline;
+use crate::shader::matrix_types;
 
 /// A kernel of the benchmarks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +81,7 @@ impl Probe {
             Probe::FmaF32 => text.push_str("alias Scalar = f32;\n"),
             Probe::FmaF16 => text.push_str("enable f16;\nalias Scalar = f16;\n"),
             Probe::Matrix { size, subgroup } => {
-                text.push_str("enable f16;\nenable wgpu_cooperative_matrix;\n");
-                for (role, scalar) in [("A", "f16"), ("B", "f16"), ("C", "f32")] {
-                    let _ = writeln!(text, "alias Mat{role} = coop_mat{size}x{size}<{scalar}, {role}>;");
-                }
+                text.push_str(&matrix_types(size));
                 let constants = [("MAT", size), ("SUBGROUP", subgroup), ("SUBGROUPS", Self::subgroups(subgroup))];
                 for (name, value) in constants {
                     let _ = writeln!(text, "const {name}: u32 = {value}u;");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{MaskKind, file};
+use super::{MaskKind, join};
 use crate::caps::Caps;
 use crate::decode_tile::{DecodeTile, Dims, INVOCATIONS, decode_tile};
 use crate::kv_cache::KvDType;
@@ -247,6 +247,7 @@ impl CacheVariant {
     /// The complete WGSL text.
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
+        let mut switches = Vec::new();
         let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim)];
         match self.kernel {
             CacheKernel::Decode { tile, .. } => {
@@ -262,16 +263,11 @@ impl CacheVariant {
                     ("Q_SLOTS", tile.q_slots(self.head_dim)),
                     ("MERGE_SLOTS", tile.merge_slots(self.value_dim)),
                 ]);
-                let _ = writeln!(text, "const STAGED: bool = {};", tile.staged);
+                switches.push(("STAGED", tile.staged));
             }
             CacheKernel::Merge { .. } | CacheKernel::Append => constants.push(("THREADS", INVOCATIONS)),
         }
-        for (name, value) in constants {
-            let _ = writeln!(text, "const {name}: u32 = {value}u;");
-        }
-        for name in self.files() {
-            let _ = write!(text, "\n// ---- {name}\n{}", file(name));
-        }
+        join(&mut text, &constants, &switches, &self.files(), false);
         text
     }
 }

@@ -1,37 +1,9 @@
 //! The kernels of the attention module around the attention itself.
 
-use std::fmt::Write as _;
-
-use super::file;
+use super::{MatmulKernel, join};
 use crate::caps::Caps;
 use crate::problem::DType;
-use crate::tile::{Form, MatmulTile, NAIVE_THREADS, matmul_tile};
-
-/// What becomes of a matrix product's result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Epilogue {
-    /// It is written as it is.
-    Plain,
-    /// A bias is added to each column.
-    Bias,
-    /// The rotary embedding is applied.
-    Rotary,
-}
-
-/// A matrix product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MatmulKernel {
-    /// How the operands lie.
-    pub form: Form,
-    /// What a workgroup owns.
-    pub tile: MatmulTile,
-    /// Whether A is f32, whatever the storage type.
-    pub a_f32: bool,
-    /// Whether C is f32, whatever the storage type.
-    pub c_f32: bool,
-    /// What becomes of the result.
-    pub epilogue: Epilogue,
-}
+use crate::tile::{NAIVE_THREADS, Path};
 
 /// What a kernel of the module does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,47 +45,37 @@ impl LayerVariant {
 
     /// The one name of this kernel: pipeline, error, dump, test and benchmark row.
     pub fn label(&self) -> String {
-        let mut label = String::from("diffattn.");
+        let name = match self.kernel {
+            LayerKernel::Matmul(kernel) => kernel.label(self.dtype),
+            LayerKernel::RotateBack => self.small("rotate_back"),
+            LayerKernel::Lambda => self.small("lambda"),
+            LayerKernel::LambdaBackward => self.small("lambda_backward"),
+            LayerKernel::Norm => self.small("norm"),
+            LayerKernel::NormBackward => self.small("norm_backward"),
+            LayerKernel::NormSums => self.small("norm_sums"),
+            LayerKernel::ColumnSums => self.small("column_sums"),
+        };
+        let unpack = if self.unpack_f16 { ".unpack" } else { "" };
+        let path = if self.path() == Path::Matrix { ".matrix" } else { "" };
+        format!("diffattn.{name}{unpack}{path}")
+    }
+
+    fn small(&self, name: &str) -> String {
+        format!("{name}.{}", self.dtype.name())
+    }
+
+    /// The kernel family: only products have another one than the portable.
+    pub const fn path(&self) -> Path {
         match self.kernel {
-            LayerKernel::Matmul(MatmulKernel { form, tile, a_f32, c_f32, epilogue }) => {
-                let _ = write!(label, "matmul.{}.{}", form.name(), self.dtype.name());
-                let _ = write!(label, ".r{}c{}k{}", tile.rows(), 4 * tile.column_quads(), tile.depth);
-                let _ = write!(label, "t{}n{}", tile.threads, tile.quads_per_lane);
-                label.push_str(if tile.stage_b { "" } else { "d" });
-                let flags = [
-                    (a_f32, ".a32"),
-                    (c_f32, ".c32"),
-                    (epilogue == Epilogue::Bias, ".bias"),
-                    (epilogue == Epilogue::Rotary, ".rotary"),
-                ];
-                label.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name));
-            }
-            small => {
-                let name = match small {
-                    LayerKernel::Matmul(_) => "matmul",
-                    LayerKernel::RotateBack => "rotate_back",
-                    LayerKernel::Lambda => "lambda",
-                    LayerKernel::LambdaBackward => "lambda_backward",
-                    LayerKernel::Norm => "norm",
-                    LayerKernel::NormBackward => "norm_backward",
-                    LayerKernel::NormSums => "norm_sums",
-                    LayerKernel::ColumnSums => "column_sums",
-                };
-                let _ = write!(label, "{name}.{}", self.dtype.name());
-            }
+            LayerKernel::Matmul(MatmulKernel { tile, .. }) => tile.path(),
+            _ => Path::Portable,
         }
-        label.push_str(if self.unpack_f16 { ".unpack" } else { "" });
-        label
     }
 
     /// Number of bindings: the uniform block, then storage buffers in the order in which the shader names them.
     pub const fn bindings(&self) -> u32 {
         match self.kernel {
-            LayerKernel::Matmul(kernel) => match kernel.epilogue {
-                Epilogue::Plain => 4,
-                Epilogue::Bias => 5,
-                Epilogue::Rotary => 6,
-            },
+            LayerKernel::Matmul(kernel) => kernel.bindings(),
             LayerKernel::Lambda | LayerKernel::ColumnSums => 3,
             LayerKernel::RotateBack => 4,
             LayerKernel::LambdaBackward => 5,
@@ -141,37 +103,17 @@ impl LayerVariant {
             (DType::F16, false) => vec!["elem/f16.wgsl", "elem/unpack_f16_bits.wgsl"],
         };
         match self.kernel {
-            LayerKernel::Matmul(MatmulKernel { form, a_f32, c_f32, epilogue, .. }) => {
-                files.extend(["matmul.wgsl", "matmul/params.wgsl", "matmul/b_stored.wgsl"]);
-                files.push(match form {
-                    Form::Forward | Form::InputGradient => "matmul/a_rows.wgsl",
-                    Form::WeightGradient => "matmul/a_columns.wgsl",
-                });
-                files.push(match form {
-                    Form::Forward => "matmul/b_columns.wgsl",
-                    Form::InputGradient | Form::WeightGradient => "matmul/b_rows.wgsl",
-                });
-                files.push(if a_f32 { "matmul/a_f32.wgsl" } else { "matmul/a_stored.wgsl" });
-                files.push(if c_f32 { "matmul/c_f32.wgsl" } else { "matmul/c_stored.wgsl" });
-                files.extend(match epilogue {
-                    Epilogue::Plain => &["matmul/write_plain.wgsl"][..],
-                    Epilogue::Bias => &["matmul/write_biased.wgsl"],
-                    Epilogue::Rotary => &["matmul/write_rotated.wgsl", "layer/turned.wgsl"],
-                });
-            }
-            small => {
-                files.push("layer/params.wgsl");
-                files.extend(match small {
-                    LayerKernel::RotateBack => &["layer/rotate_back.wgsl", "layer/turned.wgsl"][..],
-                    LayerKernel::Lambda => &["layer/lambda.wgsl", "layer/lambda_type.wgsl"],
-                    LayerKernel::LambdaBackward => &["layer/lambda_backward.wgsl", "layer/lambda_type.wgsl"],
-                    LayerKernel::Norm => &["layer/norm.wgsl", "layer/lambda_type.wgsl"],
-                    LayerKernel::NormBackward => &["layer/norm_backward.wgsl", "layer/lambda_type.wgsl"],
-                    LayerKernel::NormSums => &["layer/norm_sums.wgsl", "layer/lambda_type.wgsl", "layer/sum.wgsl"],
-                    LayerKernel::ColumnSums => &["layer/column_sums.wgsl", "layer/sum.wgsl"],
-                    LayerKernel::Matmul(_) => &[],
-                });
-            }
+            LayerKernel::Matmul(kernel) => files.extend(kernel.files(self.dtype)),
+            LayerKernel::RotateBack => files.extend(["layer/rotate_back.wgsl", "layer/turned.wgsl"]),
+            LayerKernel::Lambda => files.extend(["layer/lambda.wgsl", "layer/lambda_type.wgsl"]),
+            LayerKernel::LambdaBackward => files.extend(["layer/lambda_backward.wgsl", "layer/lambda_type.wgsl"]),
+            LayerKernel::Norm => files.extend(["layer/norm.wgsl", "layer/lambda_type.wgsl"]),
+            LayerKernel::NormBackward => files.extend(["layer/norm_backward.wgsl", "layer/lambda_type.wgsl"]),
+            LayerKernel::NormSums => files.extend(["layer/norm_sums.wgsl", "layer/lambda_type.wgsl", "layer/sum.wgsl"]),
+            LayerKernel::ColumnSums => files.extend(["layer/column_sums.wgsl", "layer/sum.wgsl"]),
+        }
+        if !matches!(self.kernel, LayerKernel::Matmul(_)) {
+            files.push("layer/params.wgsl");
         }
         files
     }
@@ -179,26 +121,12 @@ impl LayerVariant {
     /// The complete WGSL text.
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
-        let constants = match self.kernel {
-            LayerKernel::Matmul(MatmulKernel { tile, .. }) => {
-                let _ = writeln!(text, "const STAGE_B: bool = {};", tile.stage_b);
-                vec![
-                    ("THREADS", tile.threads),
-                    ("COLUMN_LANES", tile.column_lanes),
-                    ("ROWS_PER_LANE", tile.rows_per_lane),
-                    ("QUADS_PER_LANE", tile.quads_per_lane),
-                    ("DEPTH", tile.depth),
-                    ("A_STRIDE", tile.a_stride()),
-                    ("B_SLOTS", tile.b_slots()),
-                ]
+        match self.kernel {
+            LayerKernel::Matmul(kernel) => {
+                text.push_str(&kernel.head());
+                join(&mut text, &kernel.constants(), &kernel.switches(), &self.files(), kernel.unrolled());
             }
-            _ => vec![("THREADS", NAIVE_THREADS)],
-        };
-        for (name, value) in constants {
-            let _ = writeln!(text, "const {name}: u32 = {value}u;");
-        }
-        for name in self.files() {
-            let _ = write!(text, "\n// ---- {name}\n{}", file(name));
+            _ => join(&mut text, &[("THREADS", NAIVE_THREADS)], &[], &self.files(), false),
         }
         text
     }
@@ -206,18 +134,11 @@ impl LayerVariant {
     /// Every kind of kernel that a device with these capabilities may be given.
     pub fn all(caps: &Caps) -> Vec<LayerVariant> {
         use LayerKernel::{ColumnSums, Lambda, LambdaBackward, Norm, NormBackward, NormSums, RotateBack};
-        let mut kernels = vec![RotateBack, Lambda, LambdaBackward, Norm, NormBackward, NormSums, ColumnSums];
-        let epilogues = [Epilogue::Plain, Epilogue::Bias, Epilogue::Rotary];
-        for form in Form::ALL {
-            for (rows, columns) in [(1, 64), (1024, 1024)] {
-                let tile = matmul_tile(form, rows, columns, caps);
-                for (a_f32, c_f32) in [(false, false), (false, true), (true, false), (true, true)] {
-                    let epilogues = epilogues.into_iter().filter(|&of| form == Form::Forward || of == Epilogue::Plain);
-                    let kernel = |epilogue| MatmulKernel { form, tile, a_f32, c_f32, epilogue };
-                    kernels.extend(epilogues.map(|epilogue| LayerKernel::Matmul(kernel(epilogue))));
-                }
-            }
-        }
-        DType::ALL.iter().flat_map(|&dtype| kernels.iter().map(move |&kernel| Self::new(kernel, dtype, caps))).collect()
+        let small = [RotateBack, Lambda, LambdaBackward, Norm, NormBackward, NormSums, ColumnSums];
+        let variants = |dtype| {
+            let products = MatmulKernel::all(dtype, caps).into_iter().map(LayerKernel::Matmul);
+            small.into_iter().chain(products).map(move |kernel| Self::new(kernel, dtype, caps))
+        };
+        DType::ALL.into_iter().flat_map(variants).collect()
     }
 }

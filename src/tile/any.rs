@@ -1,6 +1,6 @@
-//! The tile of any forward kernel.
+//! The tile of any forward kernel, and of any matrix product.
 
-use super::{Path, Tile};
+use super::{Form, MatmulMatrixTile, MatmulTile, Path, Tile};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::matrix::MatrixTile;
@@ -90,6 +90,64 @@ impl AnyTile {
         match self {
             AnyTile::Tiled(_) => Path::Portable,
             AnyTile::Matrix(_) => Path::Matrix,
+        }
+    }
+}
+
+/// The tile of a matrix product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnyMatmulTile {
+    /// Of the portable path.
+    Tiled(MatmulTile),
+    /// Of the matrix path.
+    Matrix(MatmulMatrixTile),
+}
+
+impl From<MatmulTile> for AnyMatmulTile {
+    fn from(tile: MatmulTile) -> Self {
+        AnyMatmulTile::Tiled(tile)
+    }
+}
+
+impl From<MatmulMatrixTile> for AnyMatmulTile {
+    fn from(tile: MatmulMatrixTile) -> Self {
+        AnyMatmulTile::Matrix(tile)
+    }
+}
+
+impl AnyMatmulTile {
+    /// Rows of C.
+    pub const fn rows(&self) -> u32 {
+        match self {
+            AnyMatmulTile::Tiled(tile) => tile.rows(),
+            AnyMatmulTile::Matrix(tile) => tile.rows(),
+        }
+    }
+
+    /// Columns of C.
+    pub const fn columns(&self) -> u32 {
+        match self {
+            AnyMatmulTile::Tiled(tile) => 4 * tile.column_quads(),
+            AnyMatmulTile::Matrix(tile) => tile.columns(),
+        }
+    }
+
+    /// Checks the tile against the device.
+    ///
+    /// # Errors
+    /// Those of [`MatmulTile::validate`] and [`MatmulMatrixTile::validate`].
+    pub fn validate(&self, form: Form, caps: &Caps) -> Result<()> {
+        match self {
+            AnyMatmulTile::Tiled(tile) => tile.validate(caps),
+            AnyMatmulTile::Matrix(tile) => tile.validate(form, caps),
+        }
+    }
+
+    /// The path that takes such a tile.
+    pub const fn path(&self) -> Path {
+        match self {
+            AnyMatmulTile::Tiled(_) => Path::Portable,
+            AnyMatmulTile::Matrix(_) => Path::Matrix,
         }
     }
 }

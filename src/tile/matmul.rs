@@ -27,6 +27,15 @@ impl Form {
             Form::WeightGradient => "tn",
         }
     }
+
+    /// Whether A and B lie along depth, instead of along the rows and columns of C.
+    pub const fn along_depth(self) -> [bool; 2] {
+        match self {
+            Form::Forward => [true, true],
+            Form::InputGradient => [true, false],
+            Form::WeightGradient => [false, false],
+        }
+    }
 }
 
 /// What one workgroup of `shaders/matmul.wgsl` owns; the shader tells the meaning.
@@ -144,7 +153,7 @@ fn candidates(software: bool) -> impl Iterator<Item = MatmulTile> {
 ///
 /// Counts, for one invocation and four steps of depth, what the kernel executes: multiply-adds; vec4 loads; staging;
 /// barriers. Rows and columns that do not exist and workgroups that cannot fill a small device are paid for like others.
-fn cost(form: Form, rows: u32, columns: u32, caps: &Caps, tile: &MatmulTile) -> f64 {
+pub(crate) fn cost(form: Form, rows: u32, columns: u32, caps: &Caps, tile: &MatmulTile) -> f64 {
     const BARRIER: f64 = 40.0;
     // A vec4 load at an address of its own, and at one that all lanes share. On a CPU the first is a loop over the lanes
     // with its components apart; the second is four scalars.

@@ -44,10 +44,10 @@ fn variants() -> Vec<Text> {
         let mut granted = Capabilities::empty();
         granted.set(Capabilities::SHADER_FLOAT16_IN_FLOAT32, caps.unpack_f16);
         granted.set(Capabilities::SUBGROUP, caps.subgroups.is_some());
+        // Only the kernels that use matrix units are compiled with what belongs to them.
+        let matrix = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
         for variant in Variant::all(&caps) {
             let mut granted = granted;
-            // Only the kernels that use matrix units are compiled with what belongs to them.
-            let matrix = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
             granted.set(matrix, variant.path == Path::Matrix);
             variants.entry(variant.label()).or_insert_with(|| Text {
                 label: variant.label(),
@@ -71,11 +71,13 @@ fn variants() -> Vec<Text> {
             });
         }
         for variant in LayerVariant::all(&caps) {
+            let mut granted = granted;
+            granted.set(matrix, variant.path() == Path::Matrix);
             variants.entry(variant.label()).or_insert_with(|| Text {
                 label: variant.label(),
                 source: variant.source(),
                 bindings: (0..variant.bindings()).collect(),
-                path: Path::Portable,
+                path: variant.path(),
                 granted,
             });
         }

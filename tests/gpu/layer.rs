@@ -5,7 +5,7 @@ use crate::support::{self, GoldenModule};
 use crate::{Case, case};
 use diffattn::layer::{Config, HostTokens, Kind, MultiheadDiffAttention, Weights};
 use diffattn::reference::{Judge, Verdict};
-use diffattn::{DType, DiffAttention, Error, read_buffer, wgpu};
+use diffattn::{DType, DiffAttention, Error, Path, read_buffer, wgpu};
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
 
@@ -14,7 +14,7 @@ pub fn cases() -> Vec<Case> {
     for kind in Kind::ALL {
         for dtype in DType::ALL {
             cases.push(case(format!("layer::golden::{}::{}", kind.name(), dtype.name()), move |gpu| {
-                golden(gpu, kind, dtype)
+                golden(gpu, kind, dtype, None)
             }));
         }
         cases.push(case(format!("layer::random::{}", kind.name()), move |gpu| random(gpu, kind)));
@@ -26,6 +26,14 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("layer::mistakes", mistakes));
     cases
+}
+
+/// The golden files with the products on matrix units, for adapters that have them.
+pub fn matrix_cases() -> Vec<Case> {
+    let types = [DType::F16, DType::Bf16];
+    let each = Kind::ALL.into_iter().flat_map(|kind| types.map(|dtype| (kind, dtype)));
+    let name = |kind: Kind, dtype: DType| format!("matrix::layer::{}::{}", kind.name(), dtype.name());
+    each.map(|(kind, dtype)| case(name(kind, dtype), move |gpu| golden(gpu, kind, dtype, Some(Path::Matrix)))).collect()
 }
 
 fn pass(what: &str, verdict: Verdict) -> Result<(), Failed> {
@@ -44,9 +52,18 @@ fn check(
     dy: &[f32],
     dtype: DType,
     expected: Option<&GoldenModule>,
+    products: Option<Path>,
 ) -> Result<(), Failed> {
     let what = format!("{} {}", weights.config(), dtype.name());
-    let layer = MultiheadDiffAttention::new(attention, weights, dtype)?;
+    let mut layer = MultiheadDiffAttention::new(attention, weights, dtype)?;
+    if let Some(path) = products {
+        layer = layer.with_products_on(path);
+        let labels = layer.plan_blocking(tokens.batch, tokens.seq_len, dtype == DType::F16)?.labels();
+        // All but the gradient through λ, which is f32.
+        let others = labels.iter().filter(|label| label.contains(".matmul.") && !label.ends_with(path.name()));
+        assert!(others.clone().all(|label| label.contains(".a32")), "{labels:?}");
+        assert!(labels.iter().any(|label| label.contains(".matmul.nt.") && label.ends_with(path.name())), "{labels:?}");
+    }
     let forward = Judge::layer_forward(weights, tokens, dtype)?;
     let y = layer.forward_blocking(tokens)?;
     pass(&what, forward.tensor("y", &y)?)?;
@@ -71,9 +88,9 @@ fn check(
     Ok(())
 }
 
-fn golden(gpu: &Gpu, kind: Kind, dtype: DType) -> Result<(), Failed> {
+fn golden(gpu: &Gpu, kind: Kind, dtype: DType, products: Option<Path>) -> Result<(), Failed> {
     let golden = GoldenModule::of(kind);
-    check(&gpu.attention, &golden.weights, &golden.tokens(), &golden.dy, dtype, Some(&golden))
+    check(&gpu.attention, &golden.weights, &golden.tokens(), &golden.dy, dtype, Some(&golden), products)
 }
 
 /// Sizes that are tails of every tile, on a device with nothing but what WebGPU promises.
@@ -90,7 +107,7 @@ fn random(gpu: &Gpu, kind: Kind) -> Result<(), Failed> {
     })?;
     let mut tensor = || (0..batch * seq_len * config.d_model).map(|_| 4.0 * rng.f32() - 2.0).collect::<Vec<f32>>();
     let (x, dy) = (tensor(), tensor());
-    check(&gpu.floor, &weights, &HostTokens { batch, seq_len, x: &x }, &dy, DType::F32, None)
+    check(&gpu.floor, &weights, &HostTokens { batch, seq_len, x: &x }, &dy, DType::F32, None, None)
 }
 
 /// A prompt, then steps of one token (and one of three): every y is that of one pass over all tokens.

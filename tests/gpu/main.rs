@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         if gpu.attention.caps().matrix.is_some() {
             matrix_units = true;
             cases.extend(matrix::cases());
+            cases.extend(matmul::matrix_cases());
+            cases.extend(layer::matrix_cases());
         }
         for (name, case) in cases {
             let gpu = gpu.clone();

@@ -3,9 +3,11 @@
 use crate::device::Gpu;
 use crate::support;
 use crate::{Case, case};
-use diffattn::layer::{Epilogue, Form, Matmul, MatmulBuffers, MatmulTile, Matrix, Rotary};
-use diffattn::tile::matmul_tile;
-use diffattn::{Caps, DType, DiffAttention, Error, read_buffer, wgpu};
+use diffattn::layer::{
+    AnyMatmulTile, Epilogue, Form, Matmul, MatmulBuffers, MatmulMatrixTile, MatmulOptions, Matrix, Rotary,
+};
+use diffattn::tile::{matmul_matrix_tile, matmul_tile};
+use diffattn::{Caps, DType, DiffAttention, Error, Path, read_buffer, wgpu};
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
 
@@ -17,30 +19,56 @@ pub fn cases() -> Vec<Case> {
     for form in Form::ALL {
         for dtype in DType::ALL {
             let name = format!("matmul::{}::{}", form.name(), dtype.name());
-            cases.push(case(name, move |gpu| products(gpu, form, dtype)));
+            cases.push(case(name, move |gpu| products(gpu, form, dtype, tiles)));
         }
     }
     cases.push(case("matmul::mixed_types", mixed_types));
-    cases.push(case("matmul::rotary", rotary));
-    cases.push(case("matmul::bias", bias));
+    cases.push(case("matmul::rotary", |gpu| rotary(gpu, &DType::ALL, Path::Portable)));
+    cases.push(case("matmul::bias", |gpu| bias(gpu, Path::Portable)));
     cases.push(case("matmul::mistakes", mistakes));
     cases
 }
 
+/// Those on matrix units, for adapters that have them.
+pub fn matrix_cases() -> Vec<Case> {
+    let each = Form::ALL.map(|form| (form, DType::F16)).into_iter().chain([(Form::Forward, DType::Bf16)]);
+    let name = |form: Form, dtype: DType| format!("matrix::matmul::{}::{}", form.name(), dtype.name());
+    let product = |(form, dtype)| case(name(form, dtype), move |gpu| products(gpu, form, dtype, matrix_tiles));
+    let mut cases: Vec<Case> = each.map(product).collect();
+    cases.push(case("matrix::matmul::rotary", |gpu| rotary(gpu, &[DType::F16, DType::Bf16], Path::Matrix)));
+    cases.push(case("matrix::matmul::bias", |gpu| bias(gpu, Path::Matrix)));
+    cases.push(case("matrix::matmul::choice", choice));
+    cases
+}
+
 /// The tiles that the device's planner, and a GPU's at the floor, would choose.
-fn tiles(gpu: &Gpu, form: Form, [rows, columns, _]: [u32; 3]) -> Vec<MatmulTile> {
+fn tiles(gpu: &Gpu, form: Form, [rows, columns, _]: [u32; 3]) -> Vec<AnyMatmulTile> {
     let mut tiles = vec![matmul_tile(form, rows, columns, gpu.attention.caps())];
     tiles.push(matmul_tile(form, rows, columns, &Caps::floor()));
     tiles.dedup();
-    tiles
+    tiles.into_iter().map(AnyMatmulTile::from).collect()
 }
 
-fn products(gpu: &Gpu, form: Form, dtype: DType) -> Result<(), Failed> {
+/// The planner's tile of matrix units, and others that differ from it in how they work.
+fn matrix_tiles(gpu: &Gpu, form: Form, [rows, columns, _]: [u32; 3]) -> Vec<AnyMatmulTile> {
+    let tile = matmul_matrix_tile(form, rows, columns, gpu.attention.caps()).expect("a tile");
+    let small = MatmulMatrixTile { subgroups: [1, 1], steps: [1, 1], depth: tile.size, ..tile };
+    let [wide, high] = [[1, 2], [2, 1]].map(|sides| MatmulMatrixTile { subgroups: sides, steps: [2, 1], ..tile });
+    let kinds = [tile, small, MatmulMatrixTile { unrolled: true, ..wide }, MatmulMatrixTile { scalars: true, ..high }];
+    kinds.map(AnyMatmulTile::from).into()
+}
+
+fn products(
+    gpu: &Gpu,
+    form: Form,
+    dtype: DType,
+    tiles: impl Fn(&Gpu, Form, [u32; 3]) -> Vec<AnyMatmulTile>,
+) -> Result<(), Failed> {
     let mut rng = support::rng();
     for sizes in SIZES {
         let problem = Matmul::new(form, sizes, dtype);
         let case = Product::random(problem, &mut rng);
-        for tile in tiles(gpu, form, sizes) {
+        for tile in tiles(gpu, form, sizes).into_iter().map(MatmulOptions::with) {
             for add in [false, true] {
                 case.check(&case.run(&gpu.attention, tile, add, None, None)?, add, |_, _, x| x)?;
             }
@@ -48,7 +76,7 @@ fn products(gpu: &Gpu, form: Form, dtype: DType) -> Result<(), Failed> {
     }
     // The comparer sees a wrong element, and a row and a column that are swapped.
     let case = Product::random(Matmul::new(form, [9, 9, 33], dtype), &mut rng);
-    let right = case.run(&gpu.attention, tiles(gpu, form, [9, 9, 33])[0], false, None, None)?;
+    let right = case.run(&gpu.attention, MatmulOptions::with(tiles(gpu, form, [9, 9, 33])[0]), false, None, None)?;
     case.check(&right, false, |_, _, x| x)?;
     let mut wrong = right.clone();
     wrong[40] += 0.1;
@@ -70,14 +98,14 @@ fn mixed_types(gpu: &Gpu) -> Result<(), Failed> {
                 let sizes = [21, 10, 35];
                 let case = Product::random(Matmul { a_f32, c_f32, ..Matmul::new(form, sizes, dtype) }, &mut rng);
                 let tile = tiles(gpu, form, sizes)[0];
-                case.check(&case.run(&gpu.attention, tile, true, None, None)?, true, |_, _, x| x)?;
+                case.check(&case.run(&gpu.attention, MatmulOptions::with(tile), true, None, None)?, true, |_, _, x| x)?;
             }
         }
     }
     Ok(())
 }
 
-fn rotary(gpu: &Gpu) -> Result<(), Failed> {
+fn rotary(gpu: &Gpu, dtypes: &[DType], path: Path) -> Result<(), Failed> {
     let mut rng = support::rng();
     let (rows, head_dim) = (11, 8);
     let positions: Vec<u32> = (0..rows).map(|_| rng.u32(..40)).collect();
@@ -85,12 +113,11 @@ fn rotary(gpu: &Gpu) -> Result<(), Failed> {
     let angles = diffattn::layer::rotary::table(&config, 0..40);
     let buffers = [bytemuck_u32(&positions), DType::F32.encode(&angles.concat())].map(|bytes| upload(gpu, &bytes));
     let rotary = Rotary { positions: &buffers[0], angles: &buffers[1], head_dim, head_stride: head_dim };
-    for dtype in DType::ALL {
+    for &dtype in dtypes {
         let problem =
             Matmul { epilogue: Epilogue::Rotary, ..Matmul::new(Form::Forward, [rows, 3 * head_dim, 40], dtype) };
         let case = Product::random(problem, &mut rng);
-        let result =
-            case.run(&gpu.attention, tiles(gpu, Form::Forward, [rows, 24, 40])[0], false, Some(rotary), None)?;
+        let result = case.run(&gpu.attention, MatmulOptions::on(path), false, Some(rotary), None)?;
         let turned = |row: usize, column: usize, x: [f64; 2]| {
             let angle = f64::from(positions[row])
                 * f64::from(config.rope_theta).powf(-2.0 * ((column % 8) / 2) as f64 / f64::from(head_dim));
@@ -110,20 +137,42 @@ fn rotary(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-fn bias(gpu: &Gpu) -> Result<(), Failed> {
+fn bias(gpu: &Gpu, path: Path) -> Result<(), Failed> {
     let mut rng = support::rng();
     let bias: Vec<f32> = (0..8).map(|_| rng.f32()).collect();
     let buffer = upload(gpu, &DType::F32.encode(&bias));
     let problem =
         Matmul { epilogue: Epilogue::Bias, c_f32: true, ..Matmul::new(Form::Forward, [9, 6, 20], DType::F16) };
     let case = Product::random(problem, &mut rng);
-    let result = case.run(&gpu.attention, tiles(gpu, Form::Forward, [9, 6, 20])[0], false, None, Some(&buffer))?;
-    case.check(&result, false, |_, column, x| x + f64::from(bias[column]))
+    let result = case.run(&gpu.attention, MatmulOptions::on(path), false, None, Some(&buffer))?;
+    case.check(&result, false, |_, column, x| x + f64::from(bias[column]))?;
+    if case.check(&result, false, |_, _, x| x).is_ok() {
+        return Err("no bias was added".into());
+    }
+    Ok(())
+}
+
+/// Unasked, a software driver's matrix units are left alone; what they would lose bits of is refused.
+fn choice(gpu: &Gpu) -> Result<(), Failed> {
+    let plan = |problem: Matmul, options| gpu.attention.plan_matmul_blocking(&problem, options);
+    let right = Matmul::new(Form::Forward, [64; 3], DType::F16);
+    let asked = plan(right, MatmulOptions::on(Path::Matrix))?.label();
+    assert!(asked.ends_with(".matrix"), "{asked}");
+    if gpu.attention.caps().software {
+        let unasked = plan(right, MatmulOptions::default())?;
+        assert_eq!(unasked.path(), Path::Portable, "{}", unasked.label());
+    }
+    let gradient = Matmul::new(Form::WeightGradient, [64; 3], DType::Bf16);
+    for problem in [Matmul { dtype: DType::F32, ..right }, Matmul { a_f32: true, ..right }, gradient] {
+        let refused = plan(problem, MatmulOptions::on(Path::Matrix)).map(|plan| plan.label());
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    }
+    Ok(())
 }
 
 fn mistakes(gpu: &Gpu) -> Result<(), Failed> {
     let attention = &gpu.attention;
-    let plan = |problem: Matmul| attention.plan_matmul_blocking(&problem, None);
+    let plan = |problem: Matmul| attention.plan_matmul_blocking(&problem, MatmulOptions::default());
     let right = Matmul::new(Form::Forward, [8, 8, 8], DType::F32);
     let empty = plan(Matmul { depth: 0, ..right });
     assert!(matches!(empty, Err(Error::Invalid { name: "depth", .. })), "{empty:?}");
@@ -197,7 +246,7 @@ impl Product {
     fn run(
         &self,
         attention: &DiffAttention,
-        tile: MatmulTile,
+        options: MatmulOptions,
         add: bool,
         rotary: Option<Rotary<'_>>,
         bias: Option<&wgpu::Buffer>,
@@ -230,14 +279,14 @@ impl Product {
             bias,
             add,
         };
-        let pass = attention.plan_matmul_blocking(&self.problem, Some(tile))?.bind(&buffers)?;
+        let pass = attention.plan_matmul_blocking(&self.problem, options)?.bind(&buffers)?;
         let mut encoder = device.create_command_encoder(&Default::default());
         pass.encode(&mut encoder.begin_compute_pass(&Default::default()));
         attention.queue().submit([encoder.finish()]);
         let all = c_type.decode(&pollster::block_on(read_buffer(device, attention.queue(), &c))?);
         let (values, fence) = (&all[4..4 + self.before.len()], c_type.round(-7.0e4));
         if all[..4].iter().chain(&all[4 + values.len()..]).any(|value| value.to_bits() != fence.to_bits()) {
-            return Err(format!("{tile:?}: something beside C was overwritten").into());
+            return Err(format!("{options:?}: something beside C was overwritten").into());
         }
         Ok(values.to_vec())
     }

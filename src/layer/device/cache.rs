@@ -185,11 +185,12 @@ impl MultiheadDiffAttention {
     }
 
     async fn plan_decode(&self, cache: &KvConfig, extents: Extents) -> Result<Decode> {
-        let MultiheadDiffAttention { attention, config, dtype, weights } = self;
+        let MultiheadDiffAttention { attention, config, dtype, weights, products: path } = self;
         let Config { d_model, heads, head_dim, .. } = *config;
         let tokens = extents.tokens();
         let plan = async |weight, input, output, epilogue, y_f32| {
-            let sizes = Sizes { tokens, input, output, dtype: *dtype, y_f32, epilogue };
+            let (dtype, path) = (*dtype, *path);
+            let sizes = Sizes { tokens, input, output, dtype, y_f32, epilogue, path };
             Projection::plan(attention, weight, sizes, false).await
         };
         let epilogue = if config.lambda_bias { Epilogue::Bias } else { Epilogue::Plain };

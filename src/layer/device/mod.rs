@@ -18,6 +18,7 @@ use crate::ops::forward::ForwardPass;
 use crate::ops::matmul::MatmulPass;
 use crate::params::LayerParams;
 use crate::problem::DType;
+use crate::tile::Path;
 
 pub use cache::{LayerCache, StepPass, StepPlan};
 pub use plan::{LayerPass, LayerPlan};
@@ -34,6 +35,7 @@ pub struct MultiheadDiffAttention {
     config: Config,
     dtype: DType,
     weights: DeviceWeights,
+    products: Option<Path>,
 }
 
 impl MultiheadDiffAttention {
@@ -45,7 +47,15 @@ impl MultiheadDiffAttention {
         weights.config().validate()?;
         let config = *weights.config();
         let weights = DeviceWeights::upload(attention, weights, dtype)?;
-        Ok(MultiheadDiffAttention { attention: attention.clone(), config, dtype, weights })
+        Ok(MultiheadDiffAttention { attention: attention.clone(), config, dtype, weights, products: None })
+    }
+
+    /// The same module with the products of its projections on a path, [`Path::Portable`] or [`Path::Matrix`]; the planner
+    /// chooses otherwise. It holds for the forward pass, and for each gradient that the path can take
+    /// ([`Matmul::unfit_for_matrix_units`](super::Matmul::unfit_for_matrix_units)); [`LayerPlan::labels`] shows it. Planning
+    /// fails where the path cannot take the forward's.
+    pub fn with_products_on(self, path: Path) -> Self {
+        MultiheadDiffAttention { products: Some(path), ..self }
     }
 
     /// Which module it is.

@@ -46,7 +46,7 @@ pub struct LayerPass {
 
 impl LayerPlan {
     pub(super) async fn new(layer: &MultiheadDiffAttention, batch: u32, seq_len: u32, train: bool) -> Result<Self> {
-        let MultiheadDiffAttention { attention, config, dtype, weights } = layer;
+        let MultiheadDiffAttention { attention, config, dtype, weights, products: path } = layer;
         config.attention(batch, seq_len, *dtype).validate()?;
         let tokens = u64::from(batch) * u64::from(seq_len) * u64::from(config.heads);
         if tokens > 1 << 28 {
@@ -54,7 +54,8 @@ impl LayerPlan {
         }
         let extents = Extents { batch, seq_len };
         let plan = async |weight, input, output, epilogue, y_f32| {
-            let sizes = Sizes { tokens: extents.tokens(), input, output, dtype: *dtype, y_f32, epilogue };
+            let (tokens, dtype, path) = (extents.tokens(), *dtype, *path);
+            let sizes = Sizes { tokens, input, output, dtype, y_f32, epilogue, path };
             Projection::plan(attention, weight, sizes, train).await
         };
         let Config { d_model, heads, .. } = *config;
@@ -100,9 +101,14 @@ impl LayerPlan {
         [self.extents.batch, self.extents.seq_len]
     }
 
-    /// The kernels of the attention inside, by their labels.
+    /// The kernels of the projections, each once, and of the attention inside, by their labels.
     pub fn labels(&self) -> Vec<String> {
-        self.mixing.labels()
+        let projections = [&self.q, &self.k, &self.v].into_iter().chain(&self.lambda).chain([&self.o]);
+        let mut labels: Vec<_> = projections.flat_map(Projection::labels).collect();
+        labels.sort();
+        labels.dedup();
+        labels.extend(self.mixing.labels());
+        labels
     }
 
     /// Bytes of device memory that the plan holds: activations (for each token q, k, v, o and λ, V1's two members),

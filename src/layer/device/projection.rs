@@ -2,10 +2,10 @@
 
 use crate::attention::DiffAttention;
 use crate::error::Result;
-use crate::ops::matmul::{Matmul, MatmulBuffers, MatmulPass, MatmulPlan, Matrix, Rotary};
+use crate::ops::matmul::{Matmul, MatmulBuffers, MatmulOptions, MatmulPass, MatmulPlan, Matrix, Rotary};
 use crate::problem::DType;
 use crate::shader::Epilogue;
-use crate::tile::Form;
+use crate::tile::{Form, Path};
 
 /// What a projection computes: y (tokens × output) = x (tokens × input) · Wᵀ.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,8 @@ pub(super) struct Sizes {
     /// y and its gradient are f32, whatever the storage type.
     pub y_f32: bool,
     pub epilogue: Epilogue,
+    /// Where the product goes forward, and those of its gradients that can go there; `None` lets the planner choose.
+    pub path: Option<Path>,
 }
 
 /// A projection whose products are planned.
@@ -36,19 +38,28 @@ impl Projection {
         sizes: Sizes,
         train: bool,
     ) -> Result<Self> {
-        let Sizes { tokens, input, output, dtype, y_f32, epilogue } = sizes;
+        let Sizes { tokens, input, output, dtype, y_f32, epilogue, path } = sizes;
         let forward = Matmul { c_f32: y_f32, epilogue, ..Matmul::new(Form::Forward, [tokens, output, input], dtype) };
         let by_input = Matmul { a_f32: y_f32, ..Matmul::new(Form::InputGradient, [tokens, input, output], dtype) };
         let by_weight =
             Matmul { a_f32: y_f32, c_f32: true, ..Matmul::new(Form::WeightGradient, [output, input, tokens], dtype) };
+        let plan = async |product: &Matmul| {
+            let able = product.form == Form::Forward || product.unfit_for_matrix_units().is_none();
+            let mut options = MatmulOptions::default();
+            options.path = path.filter(|&path| path != Path::Matrix || able);
+            attention.plan_matmul(product, options).await
+        };
         let gradients = match train {
-            true => {
-                Some([attention.plan_matmul(&by_input, None).await?, attention.plan_matmul(&by_weight, None).await?])
-            }
+            true => Some([plan(&by_input).await?, plan(&by_weight).await?]),
             false => None,
         };
-        let forward = attention.plan_matmul(&forward, None).await?;
+        let forward = plan(&forward).await?;
         Ok(Projection { weight: weight.clone(), sizes, forward, gradients })
+    }
+
+    /// The kernels of the products, by their labels.
+    pub(super) fn labels(&self) -> Vec<String> {
+        [&self.forward].into_iter().chain(self.gradients.iter().flatten()).map(MatmulPlan::label).collect()
     }
 
     /// y from x.

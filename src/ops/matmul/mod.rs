@@ -1,19 +1,24 @@
 //! The matrix products of a linear layer: plan → bind → encode.
 
+mod bind;
+mod choose;
+
 use std::sync::Arc;
 
 use wgpu::util::DeviceExt as _;
 
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
-use crate::ops::bind;
+use crate::ops::bind::entry;
 use crate::ops::cache_launch::Dispatch;
 use crate::ops::launch::grid;
 use crate::params::MatmulParams;
 use crate::pipeline::AnyVariant;
 use crate::problem::DType;
 use crate::shader::{Epilogue, LayerKernel, LayerVariant, MatmulKernel};
-use crate::tile::{Form, MatmulTile, matmul_tile};
+use crate::tile::{AnyMatmulTile, Form, Path};
+use bind::{Bound, whole};
+pub use choose::MatmulOptions;
 
 /// A matrix product C = A·B, in one of the three forms that a linear layer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +90,7 @@ pub struct MatmulBuffers<'a> {
 pub struct MatmulPlan {
     attention: DiffAttention,
     problem: Matmul,
-    tile: MatmulTile,
+    tile: AnyMatmulTile,
     variant: LayerVariant,
     pipeline: Arc<wgpu::ComputePipeline>,
 }
@@ -156,11 +161,10 @@ impl Rotary<'_> {
 }
 
 impl MatmulPlan {
-    pub(crate) async fn new(attention: &DiffAttention, problem: &Matmul, tile: Option<MatmulTile>) -> Result<Self> {
+    pub(crate) async fn new(attention: &DiffAttention, problem: &Matmul, options: MatmulOptions) -> Result<Self> {
         problem.validate()?;
-        let Matmul { form, rows, columns, dtype, a_f32, c_f32, epilogue, .. } = *problem;
-        let tile = tile.unwrap_or_else(|| matmul_tile(form, rows, columns, attention.caps()));
-        tile.validate(attention.caps())?;
+        let Matmul { form, dtype, a_f32, c_f32, epilogue, .. } = *problem;
+        let tile = choose::choose(problem, options, attention.caps())?;
         let kernel = LayerKernel::Matmul(MatmulKernel { form, tile, a_f32, c_f32, epilogue });
         let variant = LayerVariant::new(kernel, dtype, attention.caps());
         let pipeline = attention.pipelines.get(&attention.device, (AnyVariant::Layer(variant), false)).await?;
@@ -173,8 +177,13 @@ impl MatmulPlan {
     }
 
     /// The tile that was chosen.
-    pub fn tile(&self) -> MatmulTile {
+    pub fn tile(&self) -> AnyMatmulTile {
         self.tile
+    }
+
+    /// The kernel family that was chosen.
+    pub fn path(&self) -> Path {
+        self.tile.path()
     }
 
     /// The kernel's name, as in errors, dumps and benchmark rows.
@@ -222,7 +231,7 @@ impl MatmulPlan {
             }
         }
 
-        let tiles = [rows.div_ceil(self.tile.rows()), columns.div_ceil(4 * self.tile.column_quads())];
+        let tiles = [rows.div_ceil(self.tile.rows()), columns.div_ceil(self.tile.columns())];
         let count = u64::from(tiles[0]) * u64::from(tiles[1]);
         let available = u64::from(caps.workgroups).pow(2).min(u32::MAX.into());
         if count > available {
@@ -254,7 +263,7 @@ impl MatmulPlan {
             contents: bytemuck::bytes_of(&params),
             usage: wgpu::BufferUsages::UNIFORM,
         });
-        let mut entries = vec![bind::entry(0, &uniform, 0, size_of::<MatmulParams>() as u64)];
+        let mut entries = vec![entry(0, &uniform, 0, size_of::<MatmulParams>() as u64)];
         entries.extend([(1, a), (2, b), (3, c)].map(|(binding, bound)| bound.entry(binding)));
         entries.extend(rest);
         let layout = &self.pipeline.get_bind_group_layout(0);
@@ -269,73 +278,4 @@ impl MatmulPass {
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         self.dispatch.encode(pass);
     }
-}
-
-/// A matrix resolved to a range of its buffer.
-#[derive(Clone, Copy)]
-struct Bound<'a> {
-    buffer: &'a wgpu::Buffer,
-    start: u64,
-    end: u64,
-    /// In quads.
-    base: u32,
-    stride: u32,
-}
-
-impl<'a> Bound<'a> {
-    fn new(
-        name: &'static str,
-        matrix: Matrix<'a>,
-        [rows, len]: [u32; 2],
-        size: u64,
-        caps: &crate::Caps,
-    ) -> Result<Self> {
-        let Matrix { buffer, offset, stride } = matrix;
-        let refuse = |reason: String| Err(Error::Slice { tensor: name, reason });
-        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return refuse("its buffer was created without BufferUsages::STORAGE".into());
-        }
-        if offset % (4 * size) != 0 {
-            return refuse(format!("its offset is {offset} bytes; it must be a multiple of {} (4 elements)", 4 * size));
-        }
-        let padded = len.next_multiple_of(4);
-        if stride % 4 != 0 || stride < padded {
-            return refuse(format!(
-                "its stride is {stride} elements; it must be a multiple of 4 and at least {padded}"
-            ));
-        }
-        let end = offset + (u64::from(rows - 1) * u64::from(stride) + u64::from(padded)) * size;
-        if end > buffer.size() {
-            return refuse(format!("it ends at byte {end}, but the buffer has {}", buffer.size()));
-        }
-        let alignment = u64::from(caps.offset_alignment).max(16);
-        let start = offset / alignment * alignment;
-        if end - start > caps.storage_binding {
-            let (limit, what) = ("max_storage_buffer_binding_size", format!("`{name}`"));
-            return Err(Error::Limit { name: limit, what, needed: end - start, available: caps.storage_binding });
-        }
-        Ok(Bound { buffer, start, end, base: ((offset - start) / (4 * size)) as u32, stride: stride / 4 })
-    }
-
-    fn entry(&self, binding: u32) -> wgpu::BindGroupEntry<'a> {
-        bind::entry(binding, self.buffer, self.start, self.end - self.start)
-    }
-}
-
-/// A whole buffer of at least so many bytes.
-fn whole<'a>(
-    tensor: &'static str,
-    buffer: &'a wgpu::Buffer,
-    needed: u64,
-    binding: u32,
-) -> Result<wgpu::BindGroupEntry<'a>> {
-    if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-        let reason = "its buffer was created without BufferUsages::STORAGE".into();
-        return Err(Error::Slice { tensor, reason });
-    }
-    if buffer.size() < needed {
-        let [expected, actual] = [needed, buffer.size()].map(|bytes| format!("{bytes} bytes"));
-        return Err(Error::Shape { tensor, expected, actual });
-    }
-    Ok(bind::entry(binding, buffer, 0, buffer.size()))
 }
