@@ -166,22 +166,28 @@ impl fmt::Display for MatmulMatrixTile {
 }
 
 /// Every tile worth estimating on a device with such units.
-fn candidates(caps: &Caps, size: u32, subgroup: u32) -> impl Iterator<Item = MatmulMatrixTile> {
+fn candidates(caps: &Caps, size: u32, subgroup: u32) -> Vec<MatmulMatrixTile> {
     let scalars = caps.backend == wgpu::Backend::Metal;
+    let of = |steps, subgroups, depth, unrolled| MatmulMatrixTile {
+        size,
+        subgroup,
+        subgroups,
+        steps,
+        depth,
+        unrolled,
+        scalars,
+    };
     // A software driver keeps no matrices in registers, and compiles long texts for minutes.
-    let steps = if caps.software { &[[2, 2]][..] } else { &[[4, 4], [4, 2], [2, 4], [2, 2], [1, 4], [1, 2]] };
-    let blocks = steps.iter().flat_map(|&steps| [[2, 2], [1, 4], [4, 1], [1, 2], [1, 1]].map(|groups| (steps, groups)));
-    blocks.flat_map(move |(steps, subgroups)| {
-        [32, 64].map(|depth| MatmulMatrixTile {
-            size,
-            subgroup,
-            subgroups,
-            steps,
-            depth,
-            unrolled: !caps.software,
-            scalars,
-        })
-    })
+    if caps.software {
+        return vec![of([1, 1], [1, 1], size, false)];
+    }
+    let mut tiles = Vec::new();
+    for steps in [[4, 4], [4, 2], [2, 4], [2, 2], [1, 4], [1, 2]] {
+        for subgroups in [[2, 2], [1, 4], [4, 1], [1, 2], [1, 1]] {
+            tiles.extend([32, 64].map(|depth| of(steps, subgroups, depth, true)));
+        }
+    }
+    tiles
 }
 
 /// The tile of a product on matrix units: the cheapest, by estimate, of all that fit the device.
@@ -190,10 +196,10 @@ fn candidates(caps: &Caps, size: u32, subgroup: u32) -> impl Iterator<Item = Mat
 /// [`Error::MissingFeature`] without matrix units; [`Error::Limit`] when not even the smallest tile fits.
 pub fn matmul_matrix_tile(form: Form, rows: u32, columns: u32, caps: &Caps) -> Result<MatmulMatrixTile> {
     let (size, subgroup) = units(caps)?;
-    let fitting = candidates(caps, size, subgroup).filter(|tile| tile.validate(form, caps).is_ok());
+    let fitting = candidates(caps, size, subgroup).into_iter().filter(|tile| tile.validate(form, caps).is_ok());
     let best = fitting.min_by(|a, b| a.cost(rows, columns).total_cmp(&b.cost(rows, columns)));
     best.ok_or_else(|| {
-        let bytes = candidates(caps, size, subgroup).map(|tile| tile.workgroup_bytes(form)).min();
+        let bytes = candidates(caps, size, subgroup).iter().map(|tile| tile.workgroup_bytes(form)).min();
         Error::Limit {
             name: "max_compute_workgroup_storage_size",
             what: "the smallest tile of the matrix product on matrix units".into(),

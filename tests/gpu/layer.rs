@@ -58,11 +58,14 @@ fn check(
     let mut layer = MultiheadDiffAttention::new(attention, weights, dtype)?;
     if let Some(path) = products {
         layer = layer.with_products_on(path);
-        let labels = layer.plan_blocking(tokens.batch, tokens.seq_len, dtype == DType::F16)?.labels();
-        // All but the gradient through λ, which is f32.
-        let others = labels.iter().filter(|label| label.contains(".matmul.") && !label.ends_with(path.name()));
-        assert!(others.clone().all(|label| label.contains(".a32")), "{labels:?}");
-        assert!(labels.iter().any(|label| label.contains(".matmul.nt.") && label.ends_with(path.name())), "{labels:?}");
+        let labels = layer.plan_blocking(tokens.batch, tokens.seq_len, true)?.labels();
+        // All but the gradient through λ, which is f32, and gradients in bf16.
+        for label in labels.iter().filter(|label| label.contains(".matmul.")) {
+            let gradient = !label.contains(".nt.");
+            let able = !gradient || (dtype == DType::F16 && !label.contains(".a32"));
+            assert_eq!(label.ends_with(path.name()), able, "{label}");
+        }
+        assert!(labels.iter().any(|label| label.contains(".matmul.nt.")), "{labels:?}");
     }
     let forward = Judge::layer_forward(weights, tokens, dtype)?;
     let y = layer.forward_blocking(tokens)?;
@@ -70,8 +73,10 @@ fn check(
     if let Some(golden) = expected {
         pass(&what, forward.against("y", &y, &golden.y)?)?;
     }
-    if dtype == DType::Bf16 {
-        return Ok(()); // its gradients differ from those of f16 in nothing but the fragment that the forward has as well
+    if dtype == DType::Bf16 || products.is_some() {
+        // The gradients in bf16 differ from those in f16 in nothing but the fragment that the forward has as well, and
+        // drivers with matrix units compile long: their products are tested apart.
+        return Ok(());
     }
     let (again, gradients) = layer.backward_blocking(tokens, dy)?;
     pass(&what, forward.tensor("y", &again)?)?;
