@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{DType, Problem, Shape};
-use crate::tile::{CORES, Choice, Fields, Path, limit};
+use crate::tile::{BARRIER, CORES, Choice, Fields, MATRIX_REGISTERS, Path, UNITS, limit};
 
 /// What one workgroup of `shaders/forward_matrix.wgsl` owns, and how it works; the shader tells the meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -200,13 +200,10 @@ impl MatrixTile {
 
     /// Estimated time in the unit of the tiled kernels' estimate (`src/tile.rs`): slots of one multiply-add of a lane.
     ///
-    /// A matrix unit is taken to do eight multiply-adds in a slot, which is low: 8 to 32 are built. Four bytes from
-    /// workgroup memory or a cache cost a slot, as there. For each key tile and subgroup: fragments of K and V once, of Q
-    /// and of the weights for every strip, and 12 bytes for each score to pass from accumulators to lanes and back. More
-    /// registers than every device has cost a factor of five, as there.
+    /// Four bytes from workgroup memory or a cache cost a slot, as there. For each key tile and subgroup: fragments of K
+    /// and V once, of Q and of the weights for every strip, and 12 bytes for each score to pass from accumulators to lanes
+    /// and back. More registers than every device has cost a factor of five, as there.
     fn cost(&self, problem: &Problem) -> f64 {
-        const UNITS: f64 = 8.0;
-        const BARRIER: f64 = 40.0;
         let shape = &problem.shape;
         let (head, value) = (shape.head_dim.next_multiple_of(self.size), shape.value_dim.next_multiple_of(self.size));
         let dims = f64::from(head + value);
@@ -218,7 +215,7 @@ impl MatrixTile {
         let loading = keys * dims / 8.0 * 12.0 / f64::from(self.threads());
         let accumulators = rows * (f64::from(value) + keys) / lanes;
         let carried = 4.0 * f64::from(self.octets_per_lane(shape));
-        let spill = if accumulators + carried > 208.0 { 5.0 } else { 1.0 };
+        let spill = if accumulators + carried > MATRIX_REGISTERS { 5.0 } else { 1.0 };
         let per_invocation = (products + fragments / 4.0) * spill + softmax + loading + 5.0 * BARRIER;
 
         let positions = self.rows() / (2 * self.heads_per_tile);

@@ -14,7 +14,7 @@ pub(super) const CACHED_LOAD: f64 = 12.0;
 /// A vec4 brought from a storage buffer to workgroup memory: a load from a cache farther off, and a store.
 pub(super) const STAGE: f64 = 24.0;
 /// A workgroup barrier.
-pub(super) const BARRIER: f64 = 40.0;
+pub(crate) const BARRIER: f64 = 40.0;
 
 /// Workgroups that run side by side on a small GPU. WebGPU does not tell; fewer than this leave the device idle.
 pub(crate) const CORES: u32 = 16;
@@ -27,6 +27,12 @@ pub(super) fn lanes(threads: u32, caps: &Caps) -> f64 {
 /// 32-bit registers of an invocation for accumulators and operands: of the 128 that the narrower GPUs have, sixteen are
 /// left for addresses.
 const REGISTERS: u32 = 112;
+
+/// Multiply-adds that a matrix unit is taken to do in a slot of one lane, which is low: 8 to 32 are built.
+pub(crate) const UNITS: f64 = 8.0;
+
+/// 32-bit registers of an invocation that a kernel on matrix units may fill with accumulators and with what it carries.
+pub(crate) const MATRIX_REGISTERS: f64 = 208.0;
 
 /// Factor of a loop that touches so many registers in every turn. Spilling inside a loop cost others a factor of five.
 pub(super) fn spill(touched: u32) -> f64 {

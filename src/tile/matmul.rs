@@ -1,6 +1,6 @@
 //! (form, sizes, capabilities) → tile of the matrix product. Pure.
 
-use super::{CORES, limit};
+use super::{BARRIER, CORES, limit};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 
@@ -154,7 +154,6 @@ fn candidates(software: bool) -> impl Iterator<Item = MatmulTile> {
 /// Counts, for one invocation and four steps of depth, what the kernel executes: multiply-adds; vec4 loads; staging;
 /// barriers. Rows and columns that do not exist and workgroups that cannot fill a small device are paid for like others.
 pub(crate) fn cost(form: Form, rows: u32, columns: u32, caps: &Caps, tile: &MatmulTile) -> f64 {
-    const BARRIER: f64 = 40.0;
     // A vec4 load at an address of its own, and at one that all lanes share. On a CPU the first is a loop over the lanes
     // with its components apart; the second is four scalars.
     let (apart, shared) = if caps.software { (100.0, 6.0) } else { (4.0, 4.0) };

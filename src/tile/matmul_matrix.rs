@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CORES, Form, limit};
+use super::{BARRIER, CORES, Form, MATRIX_REGISTERS, UNITS, limit};
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::matrix::units;
@@ -133,11 +133,9 @@ impl MatmulMatrixTile {
         limit("max_compute_workgroup_storage_size", self.workgroup_bytes(form), caps.workgroup_storage)
     }
 
-    /// Estimated time in the unit of the estimate of `src/tile/matmul.rs`, for four steps of depth as there; matrix units
-    /// and registers are taken as in `src/matrix.rs`.
+    /// Estimated time in the unit of the estimate of `src/tile/matmul.rs`, for four steps of depth as there. Four bytes
+    /// from workgroup memory cost a slot, as in `src/matrix.rs`; four elements brought to it cost twelve.
     pub(crate) fn cost(&self, rows: u32, columns: u32) -> f64 {
-        const UNITS: f64 = 8.0;
-        const BARRIER: f64 = 40.0;
         let [threads, depth, lanes] = [self.threads(), self.depth, self.subgroup].map(f64::from);
         let [below, beside] = self.steps.map(|steps| f64::from(steps * self.size)); // of one subgroup
         let products = 4.0 * below * beside / lanes / UNITS;
@@ -146,7 +144,7 @@ impl MatmulMatrixTile {
         let staging = f64::from(self.rows() + self.columns()) * 12.0 / threads;
         let barriers = 2.0 * BARRIER * 4.0 / depth;
         let carried = f64::from(self.rows() + self.columns()) * depth / 2.0 / threads;
-        let spill = if below * beside / lanes + carried > 208.0 { 5.0 } else { 1.0 };
+        let spill = if below * beside / lanes + carried > MATRIX_REGISTERS { 5.0 } else { 1.0 };
         let tiles = f64::from(rows.div_ceil(self.rows())) * f64::from(columns.div_ceil(self.columns()));
         let idle = (f64::from(CORES) / tiles).max(1.0);
         ((products + fragments) * spill + staging + barriers) * threads * tiles * idle

@@ -45,9 +45,8 @@ impl Projection {
             Matmul { a_f32: y_f32, c_f32: true, ..Matmul::new(Form::WeightGradient, [output, input, tokens], dtype) };
         let plan = async |product: &Matmul| {
             let able = product.form == Form::Forward || product.unfit_for_matrix_units().is_none();
-            let mut options = MatmulOptions::default();
-            options.path = path.filter(|&path| path != Path::Matrix || able);
-            attention.plan_matmul(product, options).await
+            let path = path.filter(|&path| path != Path::Matrix || able);
+            attention.plan_matmul(product, MatmulOptions { path, tile: None }).await
         };
         let gradients = match train {
             true => Some([plan(&by_input).await?, plan(&by_weight).await?]),
