@@ -29,8 +29,6 @@ pub struct Caps {
     pub invocations: u32,
     /// Bytes of one storage binding (`max_storage_buffer_binding_size`).
     pub storage_binding: u64,
-    /// Storage buffers in one shader stage.
-    pub storage_buffers: u32,
     /// Alignment of a storage binding's offset, in bytes.
     pub offset_alignment: u32,
     /// Workgroups along one dimension of a dispatch.
@@ -57,7 +55,6 @@ impl Caps {
             workgroup_storage: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             storage_binding: limits.max_storage_buffer_binding_size,
-            storage_buffers: limits.max_storage_buffers_per_shader_stage,
             offset_alignment: limits.min_storage_buffer_offset_alignment,
             workgroups: limits.max_compute_workgroups_per_dimension,
             unpack_f16: cfg!(target_arch = "wasm32") || features.contains(wgpu::Features::SHADER_F16),
@@ -125,7 +122,6 @@ impl Caps {
             workgroup_storage: 16 << 10,
             invocations: 256,
             storage_binding: 128 << 20,
-            storage_buffers: 8,
             offset_alignment: 256,
             workgroups: 65535,
             unpack_f16: false,

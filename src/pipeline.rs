@@ -30,7 +30,8 @@ impl Pipelines {
     /// The pipeline of a variant, compiled on first use.
     ///
     /// # Errors
-    /// [`Error::Shader`] with what wgpu or the driver said; [`Error::OutOfMemory`].
+    /// [`Error::Limit`] for more storage buffers than the device binds at once; [`Error::Shader`] with what wgpu or the
+    /// driver said; [`Error::OutOfMemory`].
     pub(crate) async fn get(&self, device: &wgpu::Device, key: Key) -> Result<Arc<wgpu::ComputePipeline>> {
         if let Some(pipeline) = self.lock().get(&key) {
             return Ok(pipeline.clone());
@@ -63,6 +64,12 @@ pub(crate) async fn compile(
 ) -> Result<wgpu::ComputePipeline> {
     #[cfg(not(target_arch = "wasm32"))]
     dump(label, &source);
+    let needed = source.matches("var<storage").count() as u64;
+    let available = device.limits().max_storage_buffers_per_shader_stage.into();
+    if needed > available {
+        let name = "max_storage_buffers_per_shader_stage";
+        return Err(Error::Limit { name, what: label.into(), needed, available });
+    }
     let checks =
         if runtime_checks { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
     let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);

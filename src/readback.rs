@@ -1,12 +1,13 @@
 //! Getting a buffer's contents to the host: staging copy, map, await.
 
 use crate::error::{Error, Result};
+use crate::ops::host::with_memory;
 
 /// The contents of `buffer`, which needs `BufferUsages::COPY_SRC`. Waits for all work submitted before.
 ///
 /// # Errors
 /// [`Error::Readback`] for a buffer without that usage or of a size that is no multiple of 4, or when mapping fails;
-/// [`Error::DeviceLost`].
+/// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
 pub async fn read_buffer(device: &wgpu::Device, queue: &wgpu::Queue, buffer: &wgpu::Buffer) -> Result<Vec<u8>> {
     let refuse = |reason: &str| Err(Error::Readback { reason: reason.into() });
     if !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
@@ -18,12 +19,16 @@ pub async fn read_buffer(device: &wgpu::Device, queue: &wgpu::Queue, buffer: &wg
     if buffer.size() == 0 {
         return Ok(Vec::new());
     }
-    let staging = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("diffattn.readback"),
-        size: buffer.size(),
-        usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-        mapped_at_creation: false,
-    });
+    let create = || {
+        Ok(device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("diffattn.readback"),
+            size: buffer.size(),
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        }))
+    };
+    let during = "reading back results";
+    let staging = with_memory(device, during, create).await?;
     let mut encoder = device.create_command_encoder(&Default::default());
     encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
     queue.submit([encoder.finish()]);
@@ -41,5 +46,8 @@ pub async fn read_buffer(device: &wgpu::Device, queue: &wgpu::Queue, buffer: &wg
         .map_err(|_| lost("the map callback never ran".into()))?
         .map_err(|error| Error::Readback { reason: error.to_string() })?;
     let view = staging.get_mapped_range(..).map_err(|error| Error::Readback { reason: error.to_string() })?;
-    Ok(view.to_vec())
+    let mut contents = Vec::new();
+    contents.try_reserve_exact(view.len()).map_err(|_| Error::OutOfMemory { during: during.into() })?;
+    contents.extend_from_slice(&view);
+    Ok(contents)
 }

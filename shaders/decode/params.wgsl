@@ -41,10 +41,12 @@ struct Entry {
 }
 
 fn entry(b: u32) -> Entry {
+    let q_start = directory[4u * b + 1u];
     let q_len = directory[4u * b + 2u];
-    // More tokens than planned would be out of bounds; `encode` refuses them.
-    return Entry(
-        directory[4u * b], directory[4u * b + 1u], select(q_len, 0u, q_len > params.q_len), directory[4u * b + 3u]);
+    // More tokens than planned would be out of bounds. `encode` refuses them, but a later step may be in the directory by
+    // the time this one runs.
+    let within = q_len <= params.q_len && q_start <= params.batch * params.q_len - q_len;
+    return Entry(directory[4u * b], q_start, select(0u, q_len, within), directory[4u * b + 3u]);
 }
 
 const HEAD_OCTETS: u32 = HEAD_DIM / 8u;

@@ -4,7 +4,7 @@ use web_time::Instant;
 
 use super::glue::Glue;
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor, with_memory};
+use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
 use super::suite::{Case, Form};
 use super::tensors::Tensors;
 use crate::attention::{DiffAttention, PlanOptions};
@@ -29,7 +29,7 @@ pub(super) async fn prepare<'a>(
     let (q_len, lse_len) = if standard { (own.q / 2, own.lse / 2) } else { (own.q, own.lse) };
     let unfused = case.form == Form::Unfused;
     let poisoned = |name, dtype, elements| Tensor::poisoned(attention, name, dtype, elements);
-    let (q, k, v, lam, dout, members_dout) = with_memory(attention, || {
+    let (q, k, v, lam, dout, members_dout) = host::with_memory(&attention.device, "creating the tensors", || {
         let own_q =
             if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
         // Standard attention binds a λ for each of its heads, and does not look at it.
@@ -44,19 +44,20 @@ pub(super) async fn prepare<'a>(
         ))
     })
     .await?;
-    let (out, lse, a2, dq, dk, dv, dlam, unused_dlam) = with_memory(attention, || {
-        Ok((
-            poisoned("out", dtype, own.out)?,
-            poisoned("lse", DType::F32, lse_len)?,
-            (!standard).then(|| poisoned("a2", dtype, own.out)).transpose()?,
-            poisoned("dq", dtype, q_len)?,
-            poisoned("dk", dtype, own.k)?,
-            poisoned("dv", dtype, own.v)?,
-            poisoned("dlam", DType::F32, sizes.lam)?,
-            standard.then(|| poisoned("unused", DType::F32, own.lam)).transpose()?,
-        ))
-    })
-    .await?;
+    let (out, lse, a2, dq, dk, dv, dlam, unused_dlam) =
+        host::with_memory(&attention.device, "creating the tensors", || {
+            Ok((
+                poisoned("out", dtype, own.out)?,
+                poisoned("lse", DType::F32, lse_len)?,
+                (!standard).then(|| poisoned("a2", dtype, own.out)).transpose()?,
+                poisoned("dq", dtype, q_len)?,
+                poisoned("dk", dtype, own.k)?,
+                poisoned("dv", dtype, own.v)?,
+                poisoned("dlam", DType::F32, sizes.lam)?,
+                standard.then(|| poisoned("unused", DType::F32, own.lam)).transpose()?,
+            ))
+        })
+        .await?;
 
     let start = Instant::now();
     let plan = match standard {

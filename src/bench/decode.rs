@@ -7,7 +7,7 @@ use web_time::Instant;
 
 use super::limits::beyond_caches;
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor, with_memory};
+use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
 use super::suite::{Case, Form};
 use super::tensors::{SHIFT, Tensors};
 use crate::attention::DiffAttention;
@@ -43,7 +43,7 @@ pub(super) async fn prepare<'a>(
         });
     }
     let sizes = Sizes::of(&case.problem())?;
-    let (q, lam, out) = with_memory(attention, || {
+    let (q, lam, out) = host::with_memory(&attention.device, "creating the tensors", || {
         Ok((
             host::upload(attention, "q", case.dtype.encode(&tensors.q))?,
             host::upload(attention, "lam", DType::F32.encode(&tensors.lam))?,
@@ -100,7 +100,7 @@ async fn full_cache(attention: &DiffAttention, config: &KvConfig, dtype: DType, 
     let period = tensors.period.unwrap_or(config.capacity);
     let problem = AppendProblem { cache: *config, batch: 1, q_len: period, dtype };
     let plan = attention.plan_append(&problem).await?;
-    let (k, v) = with_memory(attention, || {
+    let (k, v) = host::with_memory(&attention.device, "creating the tensors", || {
         // Twice, so that a sequence may start anywhere.
         let twice = |name, tensor: &[f32]| host::upload(attention, name, dtype.encode(&tensor.repeat(2)));
         Ok((twice("new_k", &tensors.k)?, twice("new_v", &tensors.v)?))

@@ -4,7 +4,7 @@ use web_time::Instant;
 
 use super::glue::Glue;
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor, with_memory};
+use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
 use super::suite::{Case, Form};
 use super::tensors::Tensors;
 use crate::attention::{DiffAttention, PlanOptions};
@@ -24,7 +24,7 @@ pub(super) async fn prepare<'a>(
     // What the attention kernel is asked for; only un-fused does something come after it.
     let (problem, standard) = case.kernel_problem();
     let (sizes, dtype) = (Sizes::of(&case.problem())?, problem.dtype);
-    let (q, k, v, lam, members, out) = with_memory(attention, || {
+    let (q, k, v, lam, members, out) = host::with_memory(&attention.device, "creating the tensors", || {
         let own_q =
             if case.form == Form::Baseline { Some(tensors.first_queries(problem.shape.head_dim)) } else { None };
         let unfused = case.form == Form::Unfused;

@@ -124,20 +124,6 @@ impl Tensor {
     }
 }
 
-/// Creates buffers, and tells when the device has no room for them.
-///
-/// # Errors
-/// [`Error::OutOfMemory`], and those of `create`.
-pub(super) async fn with_memory<T>(attention: &DiffAttention, create: impl FnOnce() -> Result<T>) -> Result<T> {
-    let scope = attention.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let created = create();
-    let out_of_memory = scope.pop();
-    match out_of_memory.await {
-        None => created,
-        Some(_) => Err(Error::OutOfMemory { during: "creating the tensors".into() }),
-    }
-}
-
 /// The CPU engine.
 pub(super) struct OnCpu<'a> {
     problem: Problem,

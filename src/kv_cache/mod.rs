@@ -4,6 +4,7 @@ mod blocks;
 
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
+use crate::ops::host::with_memory;
 use crate::problem::DType;
 use crate::slice::{Layout, Strides, TensorSlice};
 
@@ -160,13 +161,8 @@ pub struct KvCache {
 impl KvCache {
     pub(crate) async fn new(attention: &DiffAttention, config: &KvConfig) -> Result<Self> {
         config.validate()?;
-        let device = &attention.device;
-        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let cache = Self::create_buffers(attention, config);
-        if scope.pop().await.is_some() {
-            return Err(Error::OutOfMemory { during: "creating the KV cache".into() });
-        }
-        cache
+        let create = || Self::create_buffers(attention, config);
+        with_memory(&attention.device, "creating the KV cache", create).await
     }
 
     fn create_buffers(attention: &DiffAttention, config: &KvConfig) -> Result<Self> {
@@ -262,7 +258,8 @@ impl KvCache {
     /// after another in this order.
     ///
     /// Records copies of pages that are shared with a fork, and writes the directory, which the queue orders before
-    /// anything submitted later.
+    /// anything submitted later: submit a step before the next begins. A step larger than a pass was planned for is refused
+    /// when that is encoded; the sequences then have tokens that nobody wrote, and [`KvCache::truncate`] takes them back.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::CacheFull`], [`Error::Invalid`] for a sequence given twice. The cache is

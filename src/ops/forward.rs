@@ -11,7 +11,7 @@ use crate::ops::bind::{Bound, Use};
 use crate::ops::host;
 use crate::ops::launch::{Axes, Launch, Launcher, Operand, Tiling};
 use crate::pipeline::AnyVariant;
-use crate::problem::{Problem, Shape};
+use crate::problem::{DType, Problem, Shape};
 use crate::readback::read_buffer;
 use crate::shader::{Binding, Variant};
 use crate::slice::{Layout, TensorSlice};
@@ -178,28 +178,27 @@ impl ForwardPlan {
         let sizes = inputs.validate(&self.problem)?;
         let DiffAttention { device, queue, .. } = &self.attention;
         let dtype = self.problem.dtype;
-        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let options = &self.problem.options;
-        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
-        let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
-        let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
-        let lam = host::upload(&self.attention, "lam", bytemuck::cast_slice(inputs.lam).to_vec())?;
-        let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
-        let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
-        let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * dtype.size())).transpose()?;
-        let out_of_memory = scope.pop();
-        if out_of_memory.await.is_some() {
-            return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
-        }
-        let pass = self.bind(&ForwardBuffers {
-            q: (&q).into(),
-            k: (&k).into(),
-            v: (&v).into(),
-            lam: (&lam).into(),
-            out: (&out).into(),
-            lse: lse.as_ref().map(TensorSlice::new),
-            a2: a2.as_ref().map(TensorSlice::new),
-        })?;
+        let create = || {
+            let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+            let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
+            let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
+            let lam = host::upload(&self.attention, "lam", DType::F32.encode(inputs.lam))?;
+            let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
+            let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
+            let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * dtype.size())).transpose()?;
+            let pass = self.bind(&ForwardBuffers {
+                q: (&q).into(),
+                k: (&k).into(),
+                v: (&v).into(),
+                lam: (&lam).into(),
+                out: (&out).into(),
+                lse: lse.as_ref().map(TensorSlice::new),
+                a2: a2.as_ref().map(TensorSlice::new),
+            })?;
+            Ok((pass, out, lse, a2))
+        };
+        let (pass, out, lse, a2) = host::with_memory(device, "uploading the tensors", create).await?;
         let mut encoder = device.create_command_encoder(&Default::default());
         pass.encode(&mut encoder.begin_compute_pass(&Default::default()));
         queue.submit([encoder.finish()]);
@@ -208,7 +207,7 @@ impl ForwardPlan {
             HostOutputs { out: dtype.decode(&read_buffer(device, queue, &out).await?), ..Default::default() };
         outputs.out.truncate(sizes.out as usize);
         if let Some(lse) = &lse {
-            let mut values = crate::DType::F32.decode(&read_buffer(device, queue, lse).await?);
+            let mut values = DType::F32.decode(&read_buffer(device, queue, lse).await?);
             values.truncate(sizes.lse as usize);
             outputs.lse = Some(values);
         }
@@ -263,7 +262,7 @@ fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Varia
     let asked = "asked for".to_string();
     let variant = |path, tile| Variant::forward(problem, path, tile, caps);
     match (options.path, options.tile) {
-        (Some(Path::Naive), _) => Ok((variant(Path::Naive, None), asked)),
+        (Some(Path::Naive), None) => Ok((variant(Path::Naive, None), asked)),
         (path, Some(tile)) => {
             let path = path.unwrap_or(tile.path());
             tile.validate(problem, path, caps)?;
@@ -277,21 +276,10 @@ fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Varia
     }
 }
 
-/// The limits that no tile can avoid.
+/// The limit that no tile can avoid.
 fn fits_device(variant: &Variant, caps: &Caps) -> Result<()> {
-    let buffers = variant.bindings().iter().filter(|binding| **binding != Binding::Params).count() as u32;
     let invocations = if variant.path == Path::Naive { NAIVE_THREADS } else { 0 };
-    let limits = [
-        ("max_storage_buffers_per_shader_stage", buffers, caps.storage_buffers),
-        ("max_compute_invocations_per_workgroup", invocations, caps.invocations),
-    ];
-    match limits.into_iter().find(|(_, needed, available)| needed > available) {
-        None => Ok(()),
-        Some((name, needed, available)) => {
-            let (needed, available) = (needed.into(), available.into());
-            Err(Error::Limit { name, what: variant.label(), needed, available })
-        }
-    }
+    tile::limit("max_compute_invocations_per_workgroup", invocations, caps.invocations)
 }
 
 pub(crate) fn wanted<'a>(

@@ -3,6 +3,24 @@
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
 
+/// What `create` makes on the device, unless the device has no room for it.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] while doing `during`, and those of `create`.
+pub(crate) async fn with_memory<T>(
+    device: &wgpu::Device,
+    during: &str,
+    create: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let created = create();
+    let out_of_memory = scope.pop();
+    match out_of_memory.await {
+        None => created,
+        Some(_) => Err(Error::OutOfMemory { during: during.into() }),
+    }
+}
+
 /// A buffer that holds `contents`, for reading. Not `create_buffer_init`, which panics when the device is out of memory.
 ///
 /// # Errors

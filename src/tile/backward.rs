@@ -259,7 +259,8 @@ fn cost(problem: &Problem, sweep: Sweep, path: Path, caps: &Caps, tile: &Backwar
             (keys, cost::visited(problem, needed, tile.rows() * group, tile.items()))
         }
     };
-    let workgroups = (rows.max(1.0) / f64::from(tile.rows())).ceil() * f64::from(shape.batch * shape.kv_heads);
+    let workgroups =
+        (rows.max(1.0) / f64::from(tile.rows())).ceil() * f64::from(shape.batch) * f64::from(shape.kv_heads);
     let idle = (f64::from(CORES) / workgroups).max(1.0);
     per_invocation * cost::lanes(tile.threads, caps) * workgroups * idle * visited / items
 }

@@ -2,12 +2,12 @@
 
 use crate::cache::{Step, Stepped, World};
 use crate::device::Gpu;
-use crate::support;
+use crate::support::{self, Tensors};
 use crate::{Case, case};
 use diffattn::reference::Judge;
 use diffattn::{
-    DType, DecodeBuffers, DecodeOptions, DiffAttention, Error, ForwardBuffers, HostInputs, HostOutputs, KvConfig,
-    KvDType, Options, Pages, Path, PlanOptions, Problem, read_buffer, wgpu,
+    DType, DecodeBuffers, DecodeOptions, DecodeProblem, DiffAttention, Error, ForwardBuffers, HostInputs, HostOutputs,
+    KvConfig, KvDType, Options, Pages, Path, PlanOptions, Problem, Shape, read_buffer, wgpu,
 };
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
@@ -30,6 +30,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("decode::chunked_prefill", chunked_prefill));
     cases.push(case("decode::small_bindings_are_sliced", small_bindings_are_sliced));
     cases.push(case("decode::mistakes_are_named", mistakes_are_named));
+    cases.push(case("decode::runtime_checks_change_no_bit", runtime_checks_change_no_bit));
     cases
 }
 
@@ -414,6 +415,35 @@ fn small_bindings_are_sliced(gpu: &Gpu) -> Result<(), Failed> {
     };
     named(KvConfig { capacity: 1000, ..sizes }, "one KV head of one sequence")?;
     named(KvConfig { pages: Some(Pages { size: 16, count: 200 }), ..sizes }, "all pages")
+}
+
+fn runtime_checks_change_no_bit(gpu: &Gpu) -> Result<(), Failed> {
+    let rng = &mut support::rng();
+    let shape = Shape { batch: 2, q_len: 2, kv_len: 77, heads: 4, kv_heads: 2, head_dim: 40, value_dim: 24 };
+    let problem = Problem::new(shape, DType::F16, causal());
+    let step = DecodeProblem::of(&problem)?;
+    let tensors = Tensors::random(&problem, rng);
+    let truth = Judge::forward(&problem, &tensors.inputs())?;
+    for path in decode_paths(&gpu.attention) {
+        let run = |runtime_checks| {
+            let mut options = on(path);
+            options.runtime_checks = runtime_checks;
+            let plan = gpu.attention.plan_decode_blocking(&step, options)?;
+            pollster::block_on(plan.run(&tensors.inputs()))
+        };
+        let (unchecked, checked) = (run(false)?, run(true)?);
+        if truth.outputs(&unchecked)?.iter().any(|verdict| !verdict.passed) {
+            return Err(format!("{path:?}: wrong").into());
+        }
+        let bits = |outputs: &HostOutputs| {
+            let lse = outputs.lse.iter().flatten();
+            outputs.out.iter().chain(lse).map(|value| value.to_bits()).collect::<Vec<_>>()
+        };
+        if bits(&unchecked) != bits(&checked) {
+            return Err(format!("{path:?}: runtime checks change the result").into());
+        }
+    }
+    Ok(())
 }
 
 fn mistakes_are_named(gpu: &Gpu) -> Result<(), Failed> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use diffattn::reference::{Judge, Verdict};
-use diffattn::{DecodeProblem, HostGradInputs, HostInputs, KvDType, Path, PlanOptions, Problem, Shape, Sizes};
+use diffattn::{DecodeOptions, DecodeProblem, HostGradInputs, HostInputs, KvDType, PlanOptions, Problem, Shape, Sizes};
 
 use crate::engine::Engine;
 use crate::gpu::{Gpu, Kernel};
@@ -70,8 +70,8 @@ impl Case {
     }
 
     /// Kernels and verdict of a decode step.
-    pub fn decode(&self, gpu: &Gpu, step: &DecodeProblem, path: Path) -> Result<(String, Verdict)> {
-        let run = gpu.decode(step, &self.inputs(), Some(path))?;
+    pub fn decode(&self, gpu: &Gpu, step: &DecodeProblem, options: DecodeOptions) -> Result<(String, Verdict)> {
+        let run = gpu.decode(step, &self.inputs(), options)?;
         Ok((self.label("decode", run.kernel), worst(self.judge.outputs(&run.result)?)?))
     }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use diffattn::reference::{self, Verdict};
-use diffattn::{DType, Path, PlanOptions, Shape};
+use diffattn::{DType, DecodeOptions, Path, PlanOptions, Shape};
 
 use crate::args::CheckArgs;
 use crate::case::Case;
@@ -57,7 +57,11 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         bar.set_message(tables::shape(shape));
         for sheet in &mut sheets {
             if let Engine::Gpu(gpu) = &sheet.engine {
-                let results = [Path::Portable, Path::Subgroup].map(|path| (path, case.decode(gpu, step, path)));
+                let results = [Path::Portable, Path::Subgroup].map(|path| {
+                    let mut options = DecodeOptions::default();
+                    (options.path, options.runtime_checks) = (Some(path), args.runtime_checks);
+                    (path, case.decode(gpu, step, options))
+                });
                 results.into_iter().for_each(|(path, result)| sheet.add(shape, Some(path), result));
             }
             bar.inc(1);

@@ -61,17 +61,15 @@ pub fn find(adapters: &[wgpu::Adapter], wanted: &str) -> Result<usize> {
         let numbered = names.iter().enumerate().map(|(index, name)| format!("{index}: {name}"));
         numbered.collect::<Vec<_>>().join(", ")
     };
-    if let Ok(index) = wanted.parse::<usize>() {
-        if index < names.len() {
-            return Ok(index);
-        }
-        bail!("there is no adapter {index}; there are {}", list());
+    // A number beyond the list may be a part of a name: 3060.
+    if let Some(index) = wanted.parse().ok().filter(|&index: &usize| index < names.len()) {
+        return Ok(index);
     }
     let lower = wanted.to_lowercase();
     let matching: Vec<_> = (0..names.len()).filter(|&index| names[index].to_lowercase().contains(&lower)).collect();
     match matching[..] {
         [index] => Ok(index),
-        [] => bail!("no adapter is named \"{wanted}\"; there are {}", list()),
+        [] => bail!("no adapter has the number or name \"{wanted}\"; there are {}", list()),
         _ => bail!("several adapters match \"{wanted}\"; give a number: {}", list()),
     }
 }

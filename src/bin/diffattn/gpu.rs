@@ -8,7 +8,7 @@ use diffattn::bench::{Case, Op};
 use diffattn::tune::Memory;
 use diffattn::{
     AppendProblem, DecodeOptions, DecodeProblem, DiffAttention, HostGradInputs, HostGradients, HostInputs, HostOutputs,
-    Options, Path, PlanOptions, Problem, wgpu,
+    Options, PlanOptions, Problem, wgpu,
 };
 
 use crate::engine::Run;
@@ -55,7 +55,7 @@ impl Gpu {
         let mut no_decode = String::new();
         if options == PlanOptions::default() {
             match DecodeProblem::of(problem) {
-                Ok(step) => return self.decode(&step, inputs, None),
+                Ok(step) => return self.decode(&step, inputs, DecodeOptions::default()),
                 Err(error) if DecodeProblem::is_few(problem) => no_decode = format!("; {error}"),
                 Err(_) => {}
             }
@@ -77,17 +77,21 @@ impl Gpu {
     }
 
     /// The inputs are those of the forward pass with as many keys as the cache has room for.
-    pub fn decode(&self, step: &DecodeProblem, inputs: &HostInputs, path: Option<Path>) -> Result<Run<HostOutputs>> {
-        let mut options = DecodeOptions::default();
-        options.path = path;
+    pub fn decode(
+        &self,
+        step: &DecodeProblem,
+        inputs: &HostInputs,
+        options: DecodeOptions,
+    ) -> Result<Run<HostOutputs>> {
         let start = Instant::now();
         let DecodeProblem { cache, batch, q_len, dtype, .. } = *step;
         let append = self.attention.plan_append_blocking(&AppendProblem { cache, batch, q_len, dtype })?;
         let plan = self.attention.plan_decode_blocking(step, options)?;
-        let splits = plan.splits();
+        let (splits, reads) = (plan.splits(), plan.row_tiles());
+        let reads = if reads > 1 { format!("; K and V read {reads} times") } else { String::new() };
         let kernel = Kernel {
             labels: [append.label()].into_iter().chain(plan.labels()).collect(),
-            path: Some(format!("decode, {} (few queries; keys in {splits} splits)", plan.path().name())),
+            path: Some(format!("decode, {} (few queries; keys in {splits} splits{reads})", plan.path().name())),
             tile: None,
             time: start.elapsed(),
         };

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use diffattn::tile::{Choice, choose_forward};
-use diffattn::{Caps, DType, Options, Path, Problem, Shape, wgpu};
+use diffattn::{Caps, DType, DecodeProblem, Options, Path, Problem, Shape, wgpu};
 use serde_json::{Value, json};
 
 use crate::args::InfoArgs;
@@ -105,7 +105,15 @@ fn print(out: &mut impl Write, index: usize, adapter: &wgpu::Adapter) -> Result<
     let mut table = tables::table(&["tiles", "shape (causal)", "path", "tile"], &[]);
     let mut reasons = Vec::new();
     for problem in common() {
-        if let Ok((Choice { path, tile, .. }, reason)) = choose_forward(&problem, caps) {
+        if let Ok((path, tile)) = DecodeProblem::of(&problem).and_then(|step| step.tile(caps)) {
+            let tile = format!("{} rows × {} keys, {} threads", tile.rows(), tile.keys(), tile.threads);
+            table.add_row([
+                problem.dtype.name(),
+                &tables::shape(&problem.shape),
+                &format!("decode, {}", path.name()),
+                &tile,
+            ]);
+        } else if let Ok((Choice { path, tile, .. }, reason)) = choose_forward(&problem, caps) {
             reasons.push(reason);
             let tile = tables::tile(&tile, &problem.shape, path);
             table.add_row([problem.dtype.name(), &tables::shape(&problem.shape), path.name(), &tile]);
@@ -132,8 +140,21 @@ fn to_json(index: usize, adapter: &wgpu::Adapter) -> Value {
         Ok(gpu) => {
             let caps = gpu.attention().caps();
             let tiles = common().filter_map(|problem| {
+                if let Ok((path, tile)) = DecodeProblem::of(&problem).and_then(|step| step.tile(caps)) {
+                    return Some(json!({
+                        "op": "decode",
+                        "dtype": problem.dtype.name(),
+                        "shape": tables::shape(&problem.shape),
+                        "path": path.name(),
+                        "tile": tile.to_string(),
+                        "rows": tile.rows(),
+                        "keys": tile.keys(),
+                        "threads": tile.threads,
+                    }));
+                }
                 let (Choice { path, tile, .. }, reason) = choose_forward(&problem, caps).ok()?;
                 Some(json!({
+                    "op": "forward",
                     "dtype": problem.dtype.name(),
                     "shape": tables::shape(&problem.shape),
                     "path": path.name(),

@@ -11,10 +11,10 @@ use tempfile::NamedTempFile;
 
 use crate::tables;
 
-/// A temporary file beside the path that it will take. Dropped unwritten, it leaves nothing.
+/// A path that a file can be written to. Until [`Output::write`], nothing lies there or beside it: also when the program is
+/// stopped.
 pub struct Output {
     path: PathBuf,
-    file: NamedTempFile,
 }
 
 /// A result to be written.
@@ -37,7 +37,7 @@ pub fn check_finite<'a>(tensors: impl IntoIterator<Item = &'a Named<'a>>) -> Res
 }
 
 impl Output {
-    /// Reserves `path`, before any work is done. No input must be overwritten.
+    /// Makes sure that `path` can be written, before any work is done. No input must be overwritten.
     pub fn create(path: &Path, inputs: &[PathBuf]) -> Result<Self> {
         let shown = path.display();
         let mut path = path.to_path_buf();
@@ -49,20 +49,10 @@ impl Output {
             ensure!(!inputs.iter().any(same), "the output {shown} is the input file; choose another name");
         }
         ensure!(path.file_name().is_some(), "cannot write {shown}: it names no file");
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = folder(&path);
         ensure!(parent.is_dir(), "cannot write {shown}: there is no directory {}", parent.display());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".diffattn-");
-        #[cfg(unix)]
-        {
-            // Like any new file: what the umask leaves of it.
-            use std::os::unix::fs::PermissionsExt as _;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(parent).map_err(|error| {
-            anyhow::anyhow!("cannot write into the directory {}: {}", parent.display(), error.kind())
-        })?;
-        Ok(Output { path, file })
+        temporary(parent)?;
+        Ok(Output { path })
     }
 
     pub fn write_tensors(self, tensors: &[&Named]) -> Result<()> {
@@ -80,12 +70,33 @@ impl Output {
 
     pub fn write(self, bytes: &[u8]) -> Result<()> {
         let shown = self.path.display();
-        let mut writer = BufWriter::new(self.file.as_file());
+        let parent = folder(&self.path);
+        let file = temporary(parent)?;
+        let mut writer = BufWriter::new(file.as_file());
         writer.write_all(bytes).and_then(|()| writer.flush()).with_context(|| format!("cannot write {shown}"))?;
         drop(writer);
-        self.file.persist(&self.path).map_err(|error| error.error).with_context(|| format!("cannot write {shown}"))?;
+        file.persist(&self.path).map_err(|error| error.error).with_context(|| format!("cannot write {shown}"))?;
         Ok(())
     }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file in a directory, gone when dropped.
+fn temporary(directory: &Path) -> Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".diffattn-");
+    #[cfg(unix)]
+    {
+        // Like any new file: what the umask leaves of it.
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder
+        .tempfile_in(directory)
+        .map_err(|error| anyhow::anyhow!("cannot write into the directory {}: {}", directory.display(), error.kind()))
 }
 
 fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {

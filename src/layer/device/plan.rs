@@ -8,6 +8,7 @@ use super::weights::gradient_place;
 use super::{MultiheadDiffAttention, Step, with_work};
 use crate::error::{Error, Result};
 use crate::layer::{Config, Kind};
+use crate::ops::host::with_memory;
 use crate::ops::matmul::Rotary;
 use crate::params::LayerParams;
 use crate::problem::DType;
@@ -76,19 +77,20 @@ impl LayerPlan {
             )),
             false => None,
         };
-        let scope = attention.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let activations = Activations::new(attention, config, extents, seq_len, *dtype, train);
-        let gradients = train.then(|| Gradients::new(attention, config, extents, *dtype)).transpose();
-        if scope.pop().await.is_some() {
-            return Err(Error::OutOfMemory { during: "allocating the module's activations".into() });
-        }
-        let training = gradients?.zip(kernels).map(|(gradients, (rotate_back, column_sums))| Training {
+        let create = || {
+            let activations = Activations::new(attention, config, extents, seq_len, *dtype, train)?;
+            let gradients = train.then(|| Gradients::new(attention, config, extents, *dtype)).transpose()?;
+            Ok((activations, gradients))
+        };
+        let during = "allocating the module's activations";
+        let (activations, gradients) = with_memory(&attention.device, during, create).await?;
+        let training = gradients.zip(kernels).map(|(gradients, (rotate_back, column_sums))| Training {
             gradients,
             rotate_back,
             column_sums,
         });
         let layer = layer.clone();
-        Ok(LayerPlan { layer, extents, q, k, v, o, lambda, mixing, activations: activations?, training })
+        Ok(LayerPlan { layer, extents, q, k, v, o, lambda, mixing, activations, training })
     }
 
     /// The module.

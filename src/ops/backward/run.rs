@@ -27,50 +27,50 @@ impl BackwardPlan {
         let DiffAttention { device, queue, .. } = &self.attention;
         let Problem { dtype, options, .. } = problem;
         let size = dtype.size();
-        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
-        let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
-        let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
-        let lam = host::upload(&self.attention, "lam", DType::F32.encode(inputs.lam))?;
-        let dout = host::upload(&self.attention, "dout", dtype.encode(grads.dout))?;
-        let dlse = grads.dlse.map(|dlse| host::upload(&self.attention, "dlse", DType::F32.encode(dlse))).transpose()?;
-        let out = host::output(&self.attention, "out", sizes.out * size)?;
-        let lse = host::output(&self.attention, "lse", sizes.lse * 4)?;
-        let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * size)).transpose()?;
-        let dq = host::output(&self.attention, "dq", sizes.q * size)?;
-        let dk = host::output(&self.attention, "dk", sizes.k * size)?;
-        let dv = host::output(&self.attention, "dv", sizes.v * size)?;
-        let dlam = host::output(&self.attention, "dlam", sizes.lam * 4)?;
-        let out_of_memory = scope.pop();
-        if out_of_memory.await.is_some() {
-            return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
-        }
-
-        let forward = forward.bind(&ForwardBuffers {
-            q: (&q).into(),
-            k: (&k).into(),
-            v: (&v).into(),
-            lam: (&lam).into(),
-            out: (&out).into(),
-            lse: Some((&lse).into()),
-            a2: a2.as_ref().map(Into::into),
-        })?;
-        let backward = self.bind(&BackwardBuffers {
-            q: (&q).into(),
-            k: (&k).into(),
-            v: (&v).into(),
-            lam: (&lam).into(),
-            out: (&out).into(),
-            lse: (&lse).into(),
-            a2: a2.as_ref().map(Into::into),
-            dout: (&dout).into(),
-            dlse: dlse.as_ref().map(Into::into),
-            dq: (&dq).into(),
-            dk: (&dk).into(),
-            dv: (&dv).into(),
-            dlam: (&dlam).into(),
-            accumulate: false,
-        })?;
+        let create = || {
+            let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+            let k = host::upload(&self.attention, "k", dtype.encode(inputs.k))?;
+            let v = host::upload(&self.attention, "v", dtype.encode(inputs.v))?;
+            let lam = host::upload(&self.attention, "lam", DType::F32.encode(inputs.lam))?;
+            let dout = host::upload(&self.attention, "dout", dtype.encode(grads.dout))?;
+            let dlse =
+                grads.dlse.map(|dlse| host::upload(&self.attention, "dlse", DType::F32.encode(dlse))).transpose()?;
+            let out = host::output(&self.attention, "out", sizes.out * size)?;
+            let lse = host::output(&self.attention, "lse", sizes.lse * 4)?;
+            let a2 = options.a2.then(|| host::output(&self.attention, "a2", sizes.out * size)).transpose()?;
+            let dq = host::output(&self.attention, "dq", sizes.q * size)?;
+            let dk = host::output(&self.attention, "dk", sizes.k * size)?;
+            let dv = host::output(&self.attention, "dv", sizes.v * size)?;
+            let dlam = host::output(&self.attention, "dlam", sizes.lam * 4)?;
+            let forward = forward.bind(&ForwardBuffers {
+                q: (&q).into(),
+                k: (&k).into(),
+                v: (&v).into(),
+                lam: (&lam).into(),
+                out: (&out).into(),
+                lse: Some((&lse).into()),
+                a2: a2.as_ref().map(Into::into),
+            })?;
+            let backward = self.bind(&BackwardBuffers {
+                q: (&q).into(),
+                k: (&k).into(),
+                v: (&v).into(),
+                lam: (&lam).into(),
+                out: (&out).into(),
+                lse: (&lse).into(),
+                a2: a2.as_ref().map(Into::into),
+                dout: (&dout).into(),
+                dlse: dlse.as_ref().map(Into::into),
+                dq: (&dq).into(),
+                dk: (&dk).into(),
+                dv: (&dv).into(),
+                dlam: (&dlam).into(),
+                accumulate: false,
+            })?;
+            Ok((forward, backward, [dq, dk, dv, dlam]))
+        };
+        let (forward, backward, [dq, dk, dv, dlam]) =
+            host::with_memory(device, "uploading the tensors", create).await?;
         let mut encoder = device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());

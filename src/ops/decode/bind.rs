@@ -74,7 +74,9 @@ impl DecodePlan {
         Ok(tensors)
     }
 
-    fn row_tiles(&self) -> u32 {
+    /// Workgroups that share the rows of a KV head: how often a step reads each element of K and V. 1 unless there are
+    /// more rows, 2 · heads / kv_heads · q_len, than one workgroup holds.
+    pub fn row_tiles(&self) -> u32 {
         self.problem.rows().div_ceil(self.tile.rows())
     }
 

@@ -1,14 +1,18 @@
 //! What a decode step computes, and over how many workgroups its keys are split. Pure.
 
-use crate::decode_tile::{DecodeTile, Dims};
+use crate::caps::Caps;
+use crate::decode_tile::{DecodeTile, Dims, decode_tile};
 use crate::error::{Error, Result};
 use crate::kv_cache::KvConfig;
 use crate::ops::kv_append::check_step;
 use crate::problem::{DType, Mask, Options, Problem, Shape};
-use crate::tile::CORES;
+use crate::tile::{CORES, Path};
 
 /// Most new tokens of one sequence in a decode step.
 const MOST_QUERIES: u32 = 16;
+
+/// Rows of one KV head at most: far more than one reads a cache for at once.
+const MOST_ROWS: u64 = 1 << 16;
 
 /// Attention of few new tokens to a cache: for each sequence, [`Problem`] with the cached tokens as keys.
 ///
@@ -70,7 +74,13 @@ impl DecodeProblem {
             let hint = "only training needs it; use the forward pass".into();
             return Err(Error::Unsupported { what: "a2 from decode".into(), hint });
         }
-        self.as_problem().validate()
+        self.as_problem().validate()?;
+        let rows = 2 * u64::from(self.heads / self.cache.kv_heads) * u64::from(self.q_len);
+        if rows > MOST_ROWS {
+            let what = format!("decode of {rows} rows a KV head (2 · heads / kv_heads · q_len; at most {MOST_ROWS})");
+            return Err(Error::Unsupported { what, hint: "use the forward pass".into() });
+        }
+        Ok(())
     }
 
     /// The same operation on tensors, with a full cache.
@@ -92,6 +102,15 @@ impl DecodeProblem {
         Dims { rows: self.rows(), head_dim, value_dim, kv_dtype }
     }
 
+    /// The path and tile that a plan takes on such a device.
+    ///
+    /// # Errors
+    /// As [`DiffAttention::plan_decode`](crate::DiffAttention::plan_decode).
+    pub fn tile(&self, caps: &Caps) -> Result<(Path, DecodeTile)> {
+        self.validate()?;
+        decode_tile(self.dims(), None, caps)
+    }
+
     /// Keys that a step reads at most.
     fn most_keys(&self) -> u32 {
         match self.options.mask() {
@@ -108,6 +127,9 @@ impl DecodeProblem {
         let row_tiles = self.rows().div_ceil(tile.rows());
         let workgroups = u64::from(self.batch) * u64::from(self.cache.kv_heads) * u64::from(row_tiles);
         let wanted = (u64::from(2 * CORES * 128 / tile.threads) / workgroups) as u32;
-        wanted.min(self.most_keys().div_ceil(tile.keys()) / 2).max(1)
+        // Their states stay below 1 MiB, as everything does that is allocated beside the caller's tensors.
+        let states = workgroups * u64::from(tile.rows()) * 4 * (u64::from(self.cache.value_dim) + 4);
+        let room = ((1 << 20) / states.max(1)) as u32;
+        wanted.min(self.most_keys().div_ceil(tile.keys()) / 2).min(room).max(1)
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{DecodeBuffers, DecodePlan, DecodeProblem};
 use crate::attention::DiffAttention;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::{HostInputs, HostOutputs};
 use crate::kv_cache::KvConfig;
 use crate::ops::host;
@@ -34,24 +34,24 @@ impl DecodePlan {
         let append = self.attention.plan_append(&append).await?;
 
         let DiffAttention { device, queue, .. } = &self.attention;
-        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let new = |name, dim: u32| {
             let elements = u64::from(batch) * u64::from(chunk) * u64::from(config.kv_heads) * u64::from(dim);
             host::room(&self.attention, name, elements * dtype.size())
         };
-        let (new_k, new_v) = (new("k", config.head_dim)?, new("v", config.value_dim)?);
-        let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
-        let lam = host::upload(&self.attention, "lam", DType::F32.encode(inputs.lam))?;
-        let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
-        let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
-        let out_of_memory = scope.pop();
-        if out_of_memory.await.is_some() {
-            return Err(Error::OutOfMemory { during: "uploading the tensors".into() });
-        }
-        let append = append.bind(&cache, (&new_k).into(), (&new_v).into())?;
-        let (q, lam) = ((&q).into(), (&lam).into());
-        let lse_slice = lse.as_ref().map(Into::into);
-        let decode = self.bind(&cache, &DecodeBuffers { q, lam, out: (&out).into(), lse: lse_slice, loads: None })?;
+        let create = || {
+            let (new_k, new_v) = (new("k", config.head_dim)?, new("v", config.value_dim)?);
+            let q = host::upload(&self.attention, "q", dtype.encode(inputs.q))?;
+            let lam = host::upload(&self.attention, "lam", DType::F32.encode(inputs.lam))?;
+            let out = host::output(&self.attention, "out", sizes.out * dtype.size())?;
+            let lse = options.lse.then(|| host::output(&self.attention, "lse", sizes.lse * 4)).transpose()?;
+            let append = append.bind(&cache, (&new_k).into(), (&new_v).into())?;
+            let lse_slice = lse.as_ref().map(Into::into);
+            let (q, lam, out_slice) = ((&q).into(), (&lam).into(), (&out).into());
+            let decode = self.bind(&cache, &DecodeBuffers { q, lam, out: out_slice, lse: lse_slice, loads: None })?;
+            Ok((new_k, new_v, append, decode, out, lse))
+        };
+        let (new_k, new_v, append, decode, out, lse) =
+            host::with_memory(device, "uploading the tensors", create).await?;
 
         let prompt = config.capacity - q_len;
         let mut len = 0;
