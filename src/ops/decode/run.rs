@@ -22,8 +22,8 @@ impl DecodePlan {
     /// × q_len × 2·heads × head_dim.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a slice of the wrong length, [`Error::OutOfMemory`], [`Error::DeviceLost`],
-    /// [`Error::Readback`], and those of [`DiffAttention::kv_cache`], [`crate::KvCache::advance`] and [`DecodePlan::bind`].
+    /// [`Shape`](crate::Error::Shape) for a slice of the wrong length, [`OutOfMemory`](crate::Error::OutOfMemory),
+    /// [`DeviceLost`](crate::Error::DeviceLost), [`Readback`](crate::Error::Readback), and those of [`DiffAttention::kv_cache`], [`crate::KvCache::advance`] and [`DecodePlan::bind`].
     pub async fn run(&self, inputs: &HostInputs<'_>) -> Result<HostOutputs> {
         let DecodeProblem { cache: config, batch, q_len, dtype, options, .. } = self.problem;
         let sizes = inputs.validate(&self.problem.as_problem())?;
