@@ -155,9 +155,10 @@ impl<'a> Any<'a> {
         }
         let pinned = pinned.unwrap_or_else(|| {
             let path = case.runner.path();
-            let plan = PlanOptions { path, tile: case.tile, ..PlanOptions::default() };
+            let runtime_checks = case.runtime_checks;
+            let plan = PlanOptions { path, tile: case.tile, runtime_checks, ..PlanOptions::default() };
             let (tile, splits) = (case.decode_tile, case.splits);
-            Pinned { plan, decode: DecodeOptions { path, tile, splits, ..DecodeOptions::default() } }
+            Pinned { plan, decode: DecodeOptions { path, tile, splits, runtime_checks, ..DecodeOptions::default() } }
         });
         let subject = match case.op {
             Op::Forward => forward::prepare(attention, stopwatch, case, tensors, pinned).await?,

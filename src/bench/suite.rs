@@ -123,13 +123,27 @@ pub struct Case {
     pub decode_tile: Option<DecodeTile>,
     /// Workgroups that share the keys of a sequence and KV head in a decode step, instead of the planner's number.
     pub splits: Option<u32>,
+    /// Whether the kernels are compiled with the driver's bounds checks, which they do not need.
+    pub runtime_checks: bool,
 }
 
 impl Case {
     /// The fused form of an operation, on whatever the planner chooses, in f16 and causal.
     pub fn new(op: Op, shape: Shape) -> Self {
         let (form, runner, dtype) = (Form::Fused, Runner::Auto, DType::F16);
-        Case { op, form, runner, shape, dtype, int8: false, causal: true, tile: None, decode_tile: None, splits: None }
+        Case {
+            op,
+            form,
+            runner,
+            shape,
+            dtype,
+            int8: false,
+            causal: true,
+            tile: None,
+            decode_tile: None,
+            splits: None,
+            runtime_checks: false,
+        }
     }
 
     /// The DIFF V2 problem that the case is made from. The backward reads lse and a₂ of its forward.
@@ -177,7 +191,8 @@ impl Case {
         flags += if self.causal { "" } else { " --full" };
         flags += &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"));
         flags += &self.decode_tile.map_or(String::new(), |tile| format!(" --decode-tile {tile}"));
-        flags + &self.splits.map_or(String::new(), |splits| format!(" --splits {splits}"))
+        flags += &self.splits.map_or(String::new(), |splits| format!(" --splits {splits}"));
+        flags + if self.runtime_checks { " --runtime-checks" } else { "" }
     }
 }
 

@@ -29,6 +29,8 @@ enum Change {
     Path(Path),
     /// The matrix tile of a device with half the workgroup memory.
     HalfMemory,
+    /// The driver's bounds checks.
+    Checks,
 }
 
 const fn matrix(name: &'static str, prediction: &'static str, change: fn(&mut MatrixTile)) -> Experiment {
@@ -45,6 +47,10 @@ const fn decode(name: &'static str, prediction: &'static str, change: fn(&mut De
 
 const fn splits(name: &'static str, prediction: &'static str, change: fn(u32) -> u32) -> Experiment {
     Experiment { of: "decode", name, prediction, change: Change::Splits(change) }
+}
+
+const fn checks(of: &'static str, prediction: &'static str) -> Experiment {
+    Experiment { of, name: "checks", prediction, change: Change::Checks }
 }
 
 /// All of them, in the order in which to run them.
@@ -115,6 +121,7 @@ const EXPERIMENTS: &[Experiment] = &[
                      products: up to 1.3 if the base does not fit twice, 1 if it does",
         change: Change::HalfMemory,
     },
+    checks("matrix", "the driver's bounds checks on: 0.6 to 0.9, or 1 if the driver removes them by itself"),
     portable("rows4", "4 rows a lane: K's and V's loads serve half the products, about 0.75", |tile| {
         tile.row_quads = 1
     }),
@@ -158,6 +165,7 @@ const EXPERIMENTS: &[Experiment] = &[
         prediction: "scores pass between lanes by subgroup shuffles, not through workgroup memory: 1.05 to 1.3",
         change: Change::Path(Path::Subgroup),
     },
+    checks("portable", "the driver's bounds checks on: 0.7 to 1"),
     splits(
         "splits1",
         "no splits, one dispatch: batch × kv_heads workgroups, 0.5 at 64 of them, less with fewer",
@@ -194,6 +202,7 @@ const EXPERIMENTS: &[Experiment] = &[
         prediction: "the portable path, each lane with keys of its own: about 0.5, as parts1",
         change: Change::Path(Path::Portable),
     },
+    checks("decode", "the driver's bounds checks on: 0.9 to 1, since memory binds"),
 ];
 
 /// Rows of a subgroup, with its workgroup's rows as they are.
@@ -235,6 +244,7 @@ impl Experiment {
             Change::Path(other) => case.runner = Runner::On(other),
             Change::Splits(change) => case.splits = case.splits.map(change).map(|splits| splits.max(1)),
             Change::Decode(change) => case.decode_tile.as_mut().map_or((), change),
+            Change::Checks => case.runtime_checks = true,
             Change::HalfMemory => {
                 let half = Caps { workgroup_storage: caps.workgroup_storage / 2, ..caps.clone() };
                 case.tile = Some(forward_tile(&case.problem(), Path::Matrix, &half).ok()?.tile);

@@ -67,6 +67,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N")]
     pub splits: Option<u32>,
 
+    /// Compile the kernels with the driver's bounds checks, which they do not need
+    #[arg(long)]
+    pub runtime_checks: bool,
+
     /// With --shape: every query sees every key, instead of a causal mask
     #[arg(long, requires = "shape")]
     pub full: bool,
@@ -144,6 +148,9 @@ impl BenchArgs {
             let (decode_tile, splits) = (self.decode_tile, self.splits);
             suite = replace(suite, |case| vec![Case { decode_tile, splits, ..case }]);
         }
+        if self.runtime_checks {
+            suite = replace(suite, |case| vec![Case { runtime_checks: true, ..case }]);
+        }
         ensure!(!suite.cases.is_empty(), "no case is left; give other flags");
         suite.cases.iter().try_for_each(|case| case.problem().validate())?;
         Ok(suite)
@@ -177,6 +184,7 @@ impl BenchArgs {
         text += &self.tile.map_or(String::new(), |tile| format!(" --tile {tile}"));
         text += &self.decode_tile.map_or(String::new(), |tile| format!(" --decode-tile {tile}"));
         text += &self.splits.map_or(String::new(), |splits| format!(" --splits {splits}"));
+        text += if self.runtime_checks { " --runtime-checks" } else { "" };
         text + if self.full { " --full" } else { "" }
     }
 }
@@ -232,7 +240,7 @@ mod tests {
         }
         let forward = Case { tile: "r64k16t64n4".parse().ok(), ..suite("--op forward").cases[0] };
         let decode_tile = "r4k64t64n4p4v4".parse().ok();
-        let decode = Case { decode_tile, splits: Some(3), ..suite("--op decode").cases[0] };
+        let decode = Case { decode_tile, splits: Some(3), runtime_checks: true, ..suite("--op decode").cases[0] };
         for case in [forward, decode] {
             assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
         }

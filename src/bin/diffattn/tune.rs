@@ -241,7 +241,8 @@ fn sweep(
 fn switches(case: &Case) -> String {
     let tile = case.tile.map(|tile| tile.to_string()).or(case.decode_tile.map(|tile| tile.to_string()));
     let splits = case.splits.map(|splits| format!("{splits} splits"));
-    [Some(case.runner.name().into()), tile, splits].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let checks = case.runtime_checks.then(|| "runtime checks".into());
+    [Some(case.runner.name().into()), tile, splits, checks].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn list(file: &std::path::Path, out: &mut impl Write) -> Result<()> {
