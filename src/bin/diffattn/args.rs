@@ -147,6 +147,10 @@ pub struct InfoArgs {
 /// Run every kernel that the machine supports and hold the results against the float64 reference
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Only these storage types [default: all]
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub dtype: Vec<DTypeArg>,
+
     /// Only this GPU adapter, by its number in `diffattn info` or by a part of its name
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,

@@ -33,7 +33,10 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<()> {
         crate::note(format_args!("no GPU adapter was found, so only the CPU engine is checked; {}", device::INSTALL));
     }
 
-    let (problems, steps) = (reference::problems(), steps());
+    let wanted = |dtype: DType| args.dtype.is_empty() || args.dtype.iter().any(|&asked| DType::from(asked) == dtype);
+    let (mut problems, mut steps) = (reference::problems(), steps());
+    problems.retain(|problem| wanted(problem.dtype));
+    steps.retain(|step| wanted(step.dtype));
     let bar = tables::progress((problems.len() + steps.len()) * sheets.len());
     for (seed, problem) in problems.iter().enumerate() {
         bar.set_message(tables::shape(&problem.shape));
