@@ -42,7 +42,7 @@ cargo build --release --locked --quiet --bin diffattn
 # The quick suite is of f16, and a software driver compiles the kernels of one type for minutes.
 types=()
 [[ $suite != quick ]] || types=(--dtype f16)
-step "checking every kernel${types[*]:+ of the suite's type} against the reference"
+step "checking every kernel against the reference ${types[*]-}"
 diffattn check ${types[@]+"${types[@]}"} >"$results/check.txt" || echo 'Not all is right here: see check.txt. What is wrong will not be timed.'
 tail -n 1 "$results/check.txt"
 
