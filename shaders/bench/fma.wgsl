@@ -2,7 +2,8 @@
 //
 // An invocation runs three independent chains of STEPS multiply-adds on four elements: enough to hide the latency of a
 // unit, few enough for the sixteen registers of a CPU's vectors; eight steps between two turns of the loop, whose own work
-// then does not count. Workgroup memory: none. Barriers: none. Numerics: every chain converges to y / (1 - x), near 1; its values stay normal numbers in both types.
+// then does not count. Workgroup memory: none. Barriers: none.
+// Numerics: every chain converges to y / (1 - x), near 1; its values stay normal numbers in both types.
 
 @group(0) @binding(0) var<storage, read_write> result: array<vec4<f32>, 1>;
 
