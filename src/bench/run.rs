@@ -197,6 +197,9 @@ impl Bench<'_> {
         problem.validate()?;
         self.timing.fits(self.bound(case, 1).map_or(0.0, |bound| bound.ns))?;
         let seed = self.settings.seed;
+        if self.attention.caps().software && case.runner != Runner::Cpu && !case.is_small() {
+            self.timing.fits(self.extrapolated(case).await?)?;
+        }
         let tensors = Tensors::random(case, &problem, seed)?;
         let subject = Any::prepare(self.attention, self.stopwatch, case, &tensors, None).await?;
         let small = case.smaller();
@@ -215,6 +218,17 @@ impl Bench<'_> {
         };
         let (judged, times) = self.timing.judge_and_time(case, &tensors, &subject, control, observer).await?;
         Ok(self.row(case, subject.kernel(), &judged, times.as_ref()))
+    }
+
+    /// What the case takes at least, in nanoseconds, by the time of a smaller one. A software driver is as busy with that; a
+    /// GPU runs it on few of its cores, which says nothing. A quarter of it, since a small case fills its tiles less.
+    async fn extrapolated(&self, case: &Case) -> Result<f64> {
+        let small = case.smaller();
+        let tensors = Tensors::random(&small, &small.problem(), self.settings.seed)?;
+        let subject = Any::prepare(self.attention, self.stopwatch, &small, &tensors, None).await?;
+        // Drivers may compile in the first run.
+        subject.sample(1).await?;
+        Ok(0.25 * subject.sample(1).await?.ns() * case.cost().flop / small.cost().flop)
     }
 
     /// What the case takes at least; nothing is known of the CPU.
