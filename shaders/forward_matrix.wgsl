@@ -1,20 +1,23 @@
 // DIFF V2 forward on matrix units: the tiled forward with both products as cooperative matrices, f16 × f16 → f32.
 //
 // A workgroup owns ROWS packed query rows of one sequence and one KV head, so that every K and V fragment serves both
-// members of its pairs; matrix/q_*.wgsl tell their order. Each of its SUBGROUPS subgroups owns STRIPS strips of MAT rows
-// and holds their outputs as accumulators over the whole loop. Elements of a matrix cannot be touched in registers, so
+// members of its pairs; matrix/q_*.wgsl tell their order. Its SUBGROUPS subgroups form a grid, COLUMNS wide. Those of a row
+// of the grid share STRIPS strips of MAT rows: each multiplies them with its share of a tile's keys, then adds its share of
+// V's elements, held as accumulators over the whole loop; the softmax of the rows is shared among all of them. More
+// COLUMNS read less of K and V from workgroup memory, and as much of the weights. Elements of a matrix cannot be touched in
+// registers, so
 //   * scores go through workgroup memory: stored in f32, softmax by the lanes, weights back in f16;
 //   * outputs are rescaled lazily: a row's reference maximum stays until some score of the tile exceeds it by GROWTH in
 //     log2 (weights up to 2^GROWTH fit f16); only then do the accumulators pass through workgroup memory. Normalised and
 //     gated once at the end.
-// Loops marked `unrolled` are written out by src/shader/unroll.rs where the tile says so: then every array of matrices has
-// constant indices.
+// The scores of the next tile are multiplied beside the softmax of this one, which is another unit's work; so a workgroup
+// does one tile more than there are, of clamped keys that nobody reads. Loops marked `unrolled` are written out by
+// src/shader/unroll.rs where the tile says so: then every array of matrices has constant indices.
 //
-// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS) + 32 bytes. wg_a holds Q (if staged) and the weights,
-// which take Q's place where Q stays in registers; wg_b K, then V; wg_c the scores.
-// Barriers per key tile: K stored (if staged); scores stored; two of workgroupUniformLoad: V and weights stored, growth
-// known; V used (if staged).
-// Numerics: products of f16 with f32 sums; weights rounded to f16, and summed as rounded.
+// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS) + 4 bytes. wg_a holds Q (if staged) and the weights,
+// which take Q's place where Q stays in registers; wg_b K and V; wg_c the scores.
+// Barriers per key tile: weights, V and growth known, scores and K used; scores and K stored, weights and V used.
+// Numerics: products of f16 with f32 sums; weights rounded to f16, and summed before.
 // Source: "Differential Transformer V2" (Microsoft, 2026); FlashAttention-4 for the lazy rescale.
 
 @group(0) @binding(4) var<storage, read> lam: array<f32>;
@@ -30,33 +33,37 @@ const VALUE_OCTETS: u32 = VALUE_DIM / 8u;
 const VALUE_QUADS: u32 = VALUE_DIM / 4u;
 // Padded to whole matrices, with zeros.
 const PADDED_HEAD_OCTETS: u32 = HEAD_STEPS * MAT / 8u;
-const PADDED_VALUE_OCTETS: u32 = VALUE_STEPS * MAT / 8u;
+const PADDED_VALUE_OCTETS: u32 = COLUMNS * VALUE_STEPS * MAT / 8u;
 const ROWS_PER_SUBGROUP: u32 = STRIPS * MAT;
-const ROWS: u32 = SUBGROUPS * ROWS_PER_SUBGROUP;
+const ROWS: u32 = SUBGROUPS / COLUMNS * ROWS_PER_SUBGROUP;
+const SOFTMAX_ROWS: u32 = ROWS / SUBGROUPS;
 const ROWS_PER_POSITION: u32 = 2u * HEADS_PER_TILE;
 // Lanes that share a row, or rows of one lane; one of the two is 1.
-const LANES_PER_ROW: u32 = max(SUBGROUP / ROWS_PER_SUBGROUP, 1u);
-const ROWS_PER_LANE: u32 = max(ROWS_PER_SUBGROUP / SUBGROUP, 1u);
+const LANES_PER_ROW: u32 = max(SUBGROUP / SOFTMAX_ROWS, 1u);
+const ROWS_PER_LANE: u32 = max(SOFTMAX_ROWS / SUBGROUP, 1u);
 const ROW_STEP: u32 = SUBGROUP / LANES_PER_ROW;  // between the rows of a lane
+const KEY_STRIDE: u32 = 4u * LANES_PER_ROW;
 const QUADS_PER_LANE: u32 = KEYS / LANES_PER_ROW / 4u;
 const THREADS: u32 = SUBGROUPS * SUBGROUP;
+const STEP_QUADS: u32 = COLUMNS * MAT / 4u;  // of a row, one matrix of each column
 const C_SLOTS: u32 = ROWS * SCORE_STRIDE;
 // Groups of eight elements of K and of V that one lane loads.
 const K_SHARE: u32 = (KEYS * PADDED_HEAD_OCTETS + THREADS - 1u) / THREADS;
 const V_SHARE: u32 = (KEYS * PADDED_VALUE_OCTETS + THREADS - 1u) / THREADS;
+const V_BASE: u32 = KEYS * KV_STRIDE;
 const Q_FRAGMENTS: u32 = select(1u, STRIPS * HEAD_STEPS, Q_RESIDENT);
 
-var<workgroup> wg_grows: array<u32, 8>;      // by subgroup: whether a row outgrew its reference
+var<workgroup> wg_grows: atomic<u32>;        // whether a row outgrew its reference
 var<workgroup> wg_factor: array<f32, ROWS>;  // rescale factor; at the end 1/sum
 
-// Keys from `count` on do not exist, nor do elements beyond the head: both are zero.
-fn fetch_k(lane: u32, first_row: u32, count: u32) -> array<Halves8, K_SHARE> {
+// Keys from `end` on do not exist: the last one stands for them, and the mask hides it. Elements beyond the head are zero.
+fn fetch_k(lane: u32, base: u32, first_key: u32, end: u32) -> array<Halves8, K_SHARE> {
     var octets: array<Halves8, K_SHARE>;
     for (var i = 0u; i < K_SHARE; i++) {
-        let key = (lane + i * THREADS) / PADDED_HEAD_OCTETS;
+        let key = min(first_key + (lane + i * THREADS) / PADDED_HEAD_OCTETS, end - 1u);
         let octet = (lane + i * THREADS) % PADDED_HEAD_OCTETS;
-        if (key < min(count, KEYS) && octet < HEAD_OCTETS) {
-            octets[i] = k8(first_row + key * params.k.seq + octet);
+        if (octet < HEAD_OCTETS) {
+            octets[i] = k8(base + key * params.k.seq + octet);
         }
     }
     return octets;
@@ -74,13 +81,13 @@ fn store_k(lane: u32, fetched: array<Halves8, K_SHARE>) {
     }
 }
 
-fn fetch_v(lane: u32, first_row: u32, count: u32) -> array<Halves8, V_SHARE> {
+fn fetch_v(lane: u32, base: u32, first_key: u32, end: u32) -> array<Halves8, V_SHARE> {
     var octets: array<Halves8, V_SHARE>;
     for (var i = 0u; i < V_SHARE; i++) {
-        let key = (lane + i * THREADS) / PADDED_VALUE_OCTETS;
+        let key = min(first_key + (lane + i * THREADS) / PADDED_VALUE_OCTETS, end - 1u);
         let octet = (lane + i * THREADS) % PADDED_VALUE_OCTETS;
-        if (key < min(count, KEYS) && octet < VALUE_OCTETS) {
-            octets[i] = v8(first_row + key * params.v.seq + octet);
+        if (octet < VALUE_OCTETS) {
+            octets[i] = v8(base + key * params.v.seq + octet);
         }
     }
     return octets;
@@ -91,7 +98,7 @@ fn store_v(lane: u32, fetched: array<Halves8, V_SHARE>) {
     for (var i = 0u; i < V_SHARE; i++) {
         let key = (lane + i * THREADS) / PADDED_VALUE_OCTETS;
         if (key < KEYS) {
-            let slot = key * KV_STRIDE + 8u * ((lane + i * THREADS) % PADDED_VALUE_OCTETS);
+            let slot = V_BASE + key * KV_STRIDE + 8u * ((lane + i * THREADS) % PADDED_VALUE_OCTETS);
             put_b(slot, octets[i].lo);
             put_b(slot + 4u, octets[i].hi);
         }
@@ -103,6 +110,56 @@ struct Row {
     query: u32,   // index within the sequence, clamped to those that exist
     head: u32,    // query head
     exists: bool,
+}
+
+// Scores of this subgroup's strips at its share of the keys in workgroup memory.
+fn multiply_keys(q_places: ptr<function, array<u32, STRIPS>>, q_fragments: ptr<function, array<MatA, Q_FRAGMENTS>>,
+                 column: u32) -> array<MatC, STRIPS * KEY_STEPS> {
+    var score: array<MatC, STRIPS * KEY_STEPS>;
+    for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
+        var rows: array<MatA, STRIPS>;
+        for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
+            if (Q_RESIDENT) {
+                rows[strip] = (*q_fragments)[(strip * HEAD_STEPS + step) % Q_FRAGMENTS];
+            } else {
+                rows[strip] = q_matrix((*q_places)[strip], step);
+            }
+        }
+        for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
+            let x = coopLoad<MatB>(&wg_b[((column * KEY_STEPS + key) * MAT * KV_STRIDE + step * MAT) / CELL], KV_STRIDE / CELL);
+            for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
+                score[strip * KEY_STEPS + key] = coopMultiplyAdd(rows[strip], x, score[strip * KEY_STEPS + key]);
+            }
+        }
+    }
+    return score;
+}
+
+fn store_scores(score: ptr<function, array<MatC, STRIPS * KEY_STEPS>>, first_strip: u32, column: u32) {
+    for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
+        for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
+            let slot = (first_strip + strip * MAT) * SCORE_STRIDE + (column * KEY_STEPS + key) * MAT;
+            coopStoreT((*score)[strip * KEY_STEPS + key], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
+        }
+    }
+}
+
+// o + weights · V, for this subgroup's strips and share of V's elements.
+fn add_values(o: ptr<function, array<MatC, STRIPS * VALUE_STEPS>>, first_strip: u32, column: u32) {
+    for (var key = 0u; key < ALL_KEY_STEPS; key++) { // unrolled
+        var weights: array<MatA, STRIPS>;
+        for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
+            let slot = WEIGHT_BASE + (first_strip + strip * MAT) * WEIGHT_STRIDE + key * MAT;
+            weights[strip] = coopLoadT<MatA>(&wg_a[slot / CELL], WEIGHT_STRIDE / CELL);
+        }
+        for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
+            let slot = V_BASE + key * MAT * KV_STRIDE + (column * VALUE_STEPS + step) * MAT;
+            let x = coopLoadT<MatB>(&wg_b[slot / CELL], KV_STRIDE / CELL);
+            for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
+                (*o)[strip * VALUE_STEPS + step] = coopMultiplyAdd(weights[strip], x, (*o)[strip * VALUE_STEPS + step]);
+            }
+        }
+    }
 }
 
 @compute @workgroup_size(THREADS)
@@ -129,7 +186,8 @@ fn main(
     let first_query = (params.q_tiles - 1u - query_index) * POSITIONS;
     let first_head = 2u * (kv_head * params.group + head_tile * HEADS_PER_TILE);
     let lane = subgroup * SUBGROUP + invocation;
-    let first_strip = subgroup * ROWS_PER_SUBGROUP;
+    let first_strip = subgroup / COLUMNS * ROWS_PER_SUBGROUP;
+    let column = subgroup % COLUMNS;
 
     if (Q_STAGED) {
         for (var i = lane; i < ROWS * PADDED_HEAD_OCTETS; i += THREADS) {
@@ -143,11 +201,8 @@ fn main(
             put_a(row * Q_STRIDE + 8u * octet, x.lo);
             put_a(row * Q_STRIDE + 8u * octet + 4u, x.hi);
         }
+        workgroupBarrier();
     }
-    for (var i = lane; i < 8u; i += THREADS) {
-        wg_grows[i] = 0u;
-    }
-    workgroupBarrier();
     var q_places: array<u32, STRIPS>;
     for (var strip = 0u; strip < STRIPS; strip++) {
         let row = first_strip + strip * MAT;
@@ -172,151 +227,129 @@ fn main(
     let shared_keys = keys_shared(first_position, last_position, i32(s.kv_len));
 
     // Rows of this lane in the softmax, and the first of its keys in each.
-    let my_row = first_strip + invocation / LANES_PER_ROW;
-    let my_key = (invocation % LANES_PER_ROW) * 4u * QUADS_PER_LANE;
+    let my_row = subgroup * SOFTMAX_ROWS + invocation / LANES_PER_ROW;
+    let my_key = (invocation % LANES_PER_ROW) * 4u;
     var reference: array<f32, ROWS_PER_LANE>;  // maximum that the weights refer to
     var row_sum: array<f32, ROWS_PER_LANE>;    // over this lane's keys
     for (var r = 0u; r < ROWS_PER_LANE; r++) {
         reference[r] = NO_KEY;
     }
     var o: array<MatC, STRIPS * VALUE_STEPS>;
-    var k_octets: array<Halves8, K_SHARE>;
-    var v_octets: array<Halves8, V_SHARE>;
-    if (KV_STAGED && AHEAD) {
-        k_octets = fetch_k(lane, row_of(params.k, b, s.kv_start + u32(seen.x), kv_head), u32(seen.y - seen.x));
-    }
-
-    for (var next_key = seen.x; next_key < seen.y; next_key += i32(KEYS)) {
-        let first_key = select(min(next_key, i32(s.kv_len) - i32(KEYS)), next_key, KV_STAGED);
-        let count = u32(seen.y - first_key);
-        let k_row = row_of(params.k, b, s.kv_start + u32(first_key), kv_head);
-        let v_row = row_of(params.v, b, s.kv_start + u32(first_key), kv_head);
-        if (KV_STAGED) {
-            if (!AHEAD) {
-                k_octets = fetch_k(lane, k_row, count);
-            }
-            store_k(lane, k_octets);
-            workgroupBarrier();
-            if (AHEAD) {
-                v_octets = fetch_v(lane, v_row, count);
-            }
-        }
-
-        var score: array<MatC, STRIPS * KEY_STEPS>;
-        for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
-            var rows: array<MatA, STRIPS>;
-            for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-                if (Q_RESIDENT) {
-                    rows[strip] = q_fragments[(strip * HEAD_STEPS + step) % Q_FRAGMENTS];
-                } else {
-                    rows[strip] = q_matrix(q_places[strip], step);
-                }
-            }
-            for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
-                let x = key_matrix(k_row, key, step);
-                for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-                    score[strip * KEY_STEPS + key] = coopMultiplyAdd(rows[strip], x, score[strip * KEY_STEPS + key]);
-                }
-            }
-        }
-        for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-            for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
-                let slot = (first_strip + strip * MAT) * SCORE_STRIDE + key * MAT;
-                coopStoreT(score[strip * KEY_STEPS + key], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
-            }
+    var score: array<MatC, STRIPS * KEY_STEPS>;
+    let end = u32(seen.y);
+    let k_base = row_of(params.k, b, s.kv_start, kv_head);
+    let v_base = row_of(params.v, b, s.kv_start, kv_head);
+    var next_key = u32(seen.x);
+    if (next_key < end) {
+        store_k(lane, fetch_k(lane, k_base, next_key, end));
+        if (lane == 0u) {
+            atomicStore(&wg_grows, 0u);
         }
         workgroupBarrier();
+        score = multiply_keys(&q_places, &q_fragments, column);
+        store_scores(&score, first_strip, column);
+        workgroupBarrier();
+        store_k(lane, fetch_k(lane, k_base, next_key + KEYS, end));
+        workgroupBarrier();
+    }
 
-        if (KV_STAGED && !AHEAD) {
-            v_octets = fetch_v(lane, v_row, count);
-        }
-        let edge = next_key < shared_keys.x || first_key < next_key || next_key + i32(KEYS) > shared_keys.y;
-        var grows = false;
-        for (var r = 0u; r < ROWS_PER_LANE; r++) {
-            let row = my_row + r * ROW_STEP;
-            let position = vec4<i32>(s.diagonal + i32(row_at(row, first_query, s.q_len, first_head).query));
-            var x: array<vec4<f32>, QUADS_PER_LANE>;
-            var largest = UNSEEN;
-            for (var i = 0u; i < QUADS_PER_LANE; i++) {
-                var quad = score4(get_c(row * SCORE_STRIDE + my_key + 4u * i));
-                if (edge) {
-                    for (var n = 0u; n < 4u; n++) {
-                        let key = first_key + i32(my_key + 4u * i + n);
-                        if (!sees(position, key).x || key < next_key || key >= i32(s.kv_len)) {
-                            quad[n] = UNSEEN;
+    while (next_key < end) {
+        // As long as no row outgrows its reference, nothing but products touches the outputs: copies of accumulators, which
+        // drivers make where control flow meets, are left to the way out.
+        while (next_key < end) {
+            // Used at the end of this turn: what lived across turns would be copied there, and the copy wait for the load.
+            let v_octets = fetch_v(lane, v_base, next_key, end);
+            let k_octets = fetch_k(lane, k_base, next_key + 2u * KEYS, end);
+            let edge = i32(next_key) < shared_keys.x || i32(next_key + KEYS) > shared_keys.y;
+            var x: array<vec4<f32>, ROWS_PER_LANE * QUADS_PER_LANE>;
+            for (var r = 0u; r < ROWS_PER_LANE; r++) {
+                let row = my_row + r * ROW_STEP;
+                for (var i = 0u; i < QUADS_PER_LANE; i++) {
+                    x[r * QUADS_PER_LANE + i] = score4(get_c(row * SCORE_STRIDE + my_key + KEY_STRIDE * i));
+                }
+            }
+            if (edge) {
+                for (var r = 0u; r < ROWS_PER_LANE; r++) {
+                    let row = my_row + r * ROW_STEP;
+                    let position = vec4<i32>(s.diagonal + i32(row_at(row, first_query, s.q_len, first_head).query));
+                    for (var i = 0u; i < QUADS_PER_LANE; i++) {
+                        for (var n = 0u; n < 4u; n++) {
+                            let key = i32(next_key + my_key + KEY_STRIDE * i + n);
+                            if (!sees(position, key).x || key >= i32(end)) {
+                                x[r * QUADS_PER_LANE + i][n] = UNSEEN;
+                            }
                         }
                     }
                 }
-                largest = max(largest, max(max(quad.x, quad.y), max(quad.z, quad.w)));
-                x[i] = quad;
             }
-            for (var distance = 1u; distance < LANES_PER_ROW; distance <<= 1u) {
-                largest = max(largest, subgroupShuffleXor(largest, distance));
-            }
-            var factor = 1.0;
-            if (largest > reference[r] + f32(GROWTH)) {
-                factor = exp2(reference[r] - largest);
-                reference[r] = largest;
-                row_sum[r] *= factor;
-                grows = true;
-            }
-            wg_factor[row] = factor;
-            for (var i = 0u; i < QUADS_PER_LANE; i++) {
-                let weight = vec4<f16>(exp2(x[i] - reference[r]));
-                let sums = vec4<f32>(weight);
+            score = multiply_keys(&q_places, &q_fragments, column);
+            var grows = false;
+            for (var r = 0u; r < ROWS_PER_LANE; r++) {
+                let row = my_row + r * ROW_STEP;
+                var most = x[r * QUADS_PER_LANE];
+                for (var i = 1u; i < QUADS_PER_LANE; i++) {
+                    most = max(most, x[r * QUADS_PER_LANE + i]);
+                }
+                var largest = max(max(most.x, most.y), max(most.z, most.w));
+                for (var distance = 1u; distance < LANES_PER_ROW; distance <<= 1u) {
+                    largest = max(largest, subgroupShuffleXor(largest, distance));
+                }
+                var factor = 1.0;
+                if (largest > reference[r] + f32(GROWTH)) {
+                    factor = exp2(reference[r] - largest);
+                    reference[r] = largest;
+                    row_sum[r] *= factor;
+                    grows = true;
+                }
+                wg_factor[row] = factor;
+                var sums = vec4<f32>();
+                for (var i = 0u; i < QUADS_PER_LANE; i++) {
+                    let weight = exp2(x[r * QUADS_PER_LANE + i] - reference[r]);
+                    sums += weight;
+                    put_a(WEIGHT_BASE + row * WEIGHT_STRIDE + my_key + KEY_STRIDE * i, vec4<f16>(weight));
+                }
                 row_sum[r] += (sums.x + sums.y) + (sums.z + sums.w);
-                put_a(WEIGHT_BASE + row * WEIGHT_STRIDE + my_key + 4u * i, weight);
             }
-        }
-        if (subgroupAny(grows) && invocation == 0u) {
-            wg_grows[subgroup] = 1u;
-        }
-        if (KV_STAGED) {
+            if (subgroupAny(grows) && invocation == 0u) {
+                atomicStore(&wg_grows, 1u);
+            }
             store_v(lane, v_octets);
+            workgroupBarrier();
+            if (atomicLoad(&wg_grows) != 0u) {
+                break;
+            }
+            add_values(&o, first_strip, column);
+            store_scores(&score, first_strip, column);
+            store_k(lane, k_octets);
+            next_key += KEYS;
+            workgroupBarrier();
         }
-        // Matrices may only be touched in control flow that is uniform for the workgroup, so all rescale or none.
-        let grown = workgroupUniformLoad(&wg_grows);
-        if ((grown[0] | grown[1] | grown[2] | grown[3] | grown[4] | grown[5] | grown[6] | grown[7]) != 0u) {
+        if (next_key < end) {
             for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
                 for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-                    let slot = (first_strip + strip * MAT) * SCORE_STRIDE;
+                    let slot = (first_strip + strip * MAT) * SCORE_STRIDE + column * MAT;
                     coopStoreT(o[strip * VALUE_STEPS + step], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
                 }
                 workgroupBarrier();
                 for (var i = invocation; i < ROWS_PER_SUBGROUP * MAT / 4u; i += SUBGROUP) {
                     let row = first_strip + i / (MAT / 4u);
-                    let slot = row * SCORE_STRIDE + 4u * (i % (MAT / 4u));
+                    let slot = row * SCORE_STRIDE + column * MAT + 4u * (i % (MAT / 4u));
                     put_c(slot, get_c(slot) * wg_factor[row]);
                 }
                 workgroupBarrier();
                 for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-                    let slot = (first_strip + strip * MAT) * SCORE_STRIDE;
+                    let slot = (first_strip + strip * MAT) * SCORE_STRIDE + column * MAT;
                     o[strip * VALUE_STEPS + step] = coopLoadT<MatC>(&wg_c[slot / CELL], SCORE_STRIDE / CELL);
                 }
                 workgroupBarrier();
             }
-            for (var i = lane; i < 8u; i += THREADS) {
-                wg_grows[i] = 0u;
+            if (lane == 0u) {
+                atomicStore(&wg_grows, 0u);
             }
-        }
-
-        if (KV_STAGED && AHEAD && next_key + i32(KEYS) < seen.y) {
-            k_octets = fetch_k(lane, k_row + KEYS * params.k.seq, count - KEYS);
-        }
-        for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
-            var weights: array<MatA, STRIPS>;
-            for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-                let slot = WEIGHT_BASE + (first_strip + strip * MAT) * WEIGHT_STRIDE + key * MAT;
-                weights[strip] = coopLoadT<MatA>(&wg_a[slot / CELL], WEIGHT_STRIDE / CELL);
-            }
-            for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
-                let x = value_matrix(v_row, key, step);
-                for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-                    o[strip * VALUE_STEPS + step] = coopMultiplyAdd(weights[strip], x, o[strip * VALUE_STEPS + step]);
-                }
-            }
-        }
-        if (KV_STAGED) {
+            add_values(&o, first_strip, column);
+            store_scores(&score, first_strip, column);
+            store_k(lane, fetch_k(lane, k_base, next_key + 2u * KEYS, end));
+            next_key += KEYS;
             workgroupBarrier();
         }
     }
@@ -335,20 +368,20 @@ fn main(
     }
     for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
         for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-            let slot = (first_strip + strip * MAT) * SCORE_STRIDE;
+            let slot = (first_strip + strip * MAT) * SCORE_STRIDE + column * MAT;
             coopStoreT(o[strip * VALUE_STEPS + step], &wg_c[slot / CELL], SCORE_STRIDE / CELL);
         }
         workgroupBarrier();
         // One pair of rows and four elements at a time.
-        for (var i = lane; i < ROWS / 2u * (MAT / 4u); i += THREADS) {
-            let rows = pair_at(i / (MAT / 4u));
-            let column = 4u * (i % (MAT / 4u));
-            let quad = step * MAT / 4u + i % (MAT / 4u);
+        for (var i = lane; i < ROWS / 2u * STEP_QUADS; i += THREADS) {
+            let rows = pair_at(i / STEP_QUADS);
+            let at = i % STEP_QUADS;
+            let quad = (at / (MAT / 4u) * VALUE_STEPS + step) * (MAT / 4u) + at % (MAT / 4u);
             let place = row_at(rows.x, first_query, s.q_len, first_head);
             if (place.exists && quad < VALUE_QUADS) {
                 let token = s.q_start + place.query;
-                let member1 = get_c(rows.x * SCORE_STRIDE + column) * wg_factor[rows.x];
-                let member2 = get_c(rows.y * SCORE_STRIDE + column) * wg_factor[rows.y];
+                let member1 = get_c(rows.x * SCORE_STRIDE + 4u * at) * wg_factor[rows.x];
+                let member2 = get_c(rows.y * SCORE_STRIDE + 4u * at) * wg_factor[rows.y];
                 let gate = gate_of(lam[row_of(params.lam, b, token, place.head / 2u)]);
                 out[row_of(params.out, b, token, place.head / 2u) + quad] = pack4(member1 - gate * member2);
                 write_a2(row_of(params.a2, b, token, place.head / 2u), quad, member2);

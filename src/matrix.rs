@@ -17,8 +17,10 @@ pub struct MatrixTile {
     pub subgroup: u32,
     /// Subgroups in the workgroup, at most 8.
     pub subgroups: u32,
-    /// Strips of `size` rows that one subgroup owns.
+    /// Strips of `size` rows that one subgroup multiplies.
     pub strips: u32,
+    /// Subgroups that share those rows: each takes its share of a step's keys, then of the value's elements.
+    pub columns: u32,
     /// Keys of one step; a multiple of `size`.
     pub keys: u32,
     /// Output heads of one KV group whose rows share the tile.
@@ -32,11 +34,6 @@ pub struct MatrixTile {
     pub q_global: bool,
     /// Whether Q's matrices stay in registers, instead of being read again for every key tile.
     pub q_resident: bool,
-    /// Whether K and V are read from global memory as matrices, instead of through workgroup memory. For f16 in equal
-    /// lengths of at least `keys` keys.
-    pub kv_global: bool,
-    /// Whether K and V are read from global memory into registers one product ahead of the one that uses them.
-    pub ahead: bool,
     /// Whether loops over matrices are written out, instead of left to the driver.
     pub unrolled: bool,
     /// Whether workgroup memory is an array of scalars instead of vectors, as Metal needs it.
@@ -48,7 +45,7 @@ pub struct MatrixTile {
 impl MatrixTile {
     /// Packed query rows: position × output head of the tile × member of the pair.
     pub const fn rows(&self) -> u32 {
-        self.subgroups * self.strips * self.size
+        self.subgroups / self.columns * self.strips * self.size
     }
 
     /// Invocations in the workgroup.
@@ -61,12 +58,17 @@ impl MatrixTile {
         dim.div_ceil(self.size)
     }
 
+    /// Matrices along the value's elements that one subgroup multiplies.
+    pub const fn value_steps(&self, value_dim: u32) -> u32 {
+        value_dim.div_ceil(self.size * self.columns)
+    }
+
     /// Groups of eight elements of K and V together that one lane carries from global to workgroup memory.
     const fn octets_per_lane(&self, shape: &Shape) -> u32 {
-        let (keys, values) = (self.steps(shape.head_dim), self.steps(shape.value_dim));
+        let (keys, values) = (self.steps(shape.head_dim), self.columns * self.value_steps(shape.value_dim));
         let octets = self.keys * self.size / 8;
         let lanes = self.threads();
-        if self.kv_global { 0 } else { (octets * keys).div_ceil(lanes) + (octets * values).div_ceil(lanes) }
+        (octets * keys).div_ceil(lanes) + (octets * values).div_ceil(lanes)
     }
 
     /// f16 elements between two rows of Q: padded to whole matrices.
@@ -76,13 +78,14 @@ impl MatrixTile {
 
     /// f16 elements between two keys of K and V.
     pub const fn kv_stride(&self, shape: &Shape) -> u32 {
-        let widest = if shape.head_dim > shape.value_dim { shape.head_dim } else { shape.value_dim };
-        widest.next_multiple_of(self.size) + self.padding
+        let head = shape.head_dim.next_multiple_of(self.size);
+        let value = shape.value_dim.next_multiple_of(self.size * self.columns);
+        (if head > value { head } else { value }) + self.padding
     }
 
     /// f32 elements between two rows of scores.
     pub const fn score_stride(&self) -> u32 {
-        self.keys + self.padding / 2
+        self.keys + self.padding
     }
 
     /// f16 elements between two rows of weights.
@@ -106,40 +109,41 @@ impl MatrixTile {
         if weights > self.q_slots(shape) { weights } else { self.q_slots(shape) }
     }
 
-    /// f16 elements of K, and of V in its place; one vector where they are not staged, since an array cannot be empty.
+    /// f16 elements of K and V.
     pub const fn kv_slots(&self, shape: &Shape) -> u32 {
-        if self.kv_global { 4 } else { self.keys * self.kv_stride(shape) }
+        2 * self.keys * self.kv_stride(shape)
     }
 
     /// Bytes of workgroup memory: the terms stated at the head of forward_matrix.wgsl, and alignment between them.
     pub const fn workgroup_bytes(&self, shape: &Shape) -> u32 {
         let halves = self.row_slots(shape) + self.kv_slots(shape);
-        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 32 + 16
+        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 4 + 16
     }
 
     /// The tile, and those that differ from it in one way of working: every kind of text that the kernel has.
-    pub(crate) fn kinds(self) -> [MatrixTile; 9] {
-        let mut kinds = [self; 9];
+    pub(crate) fn kinds(self) -> [MatrixTile; 8] {
+        let mut kinds = [self; 8];
         kinds[1].q_global = !self.q_global;
         kinds[2].q_resident = !self.q_resident;
-        kinds[3].kv_global = !self.kv_global;
-        kinds[4].ahead = !self.ahead;
-        kinds[5].unrolled = !self.unrolled;
-        kinds[6].scalars = !self.scalars;
-        kinds[7].by_head = !self.by_head;
-        (kinds[8].strips, kinds[8].subgroups) = (4 * self.strips, 1);
+        kinds[3].unrolled = !self.unrolled;
+        kinds[4].scalars = !self.scalars;
+        kinds[5].by_head = !self.by_head;
+        (kinds[6].strips, kinds[6].subgroups) = (4 * self.strips, 1);
+        (kinds[7].strips, kinds[7].columns, kinds[7].keys) = (2 * self.strips, 2, 2 * self.keys);
         kinds
     }
 
     /// Whether the kernel's own rules hold, apart from any device.
     fn is_sound(&self, shape: &Shape) -> bool {
-        let rows = self.strips * self.size;
-        let counts = [self.subgroup, self.subgroups, self.strips, self.keys, self.heads_per_tile];
+        let rows = self.strips * self.size / self.columns.max(1);
+        let counts = [self.subgroup, self.subgroups, self.strips, self.columns, self.keys, self.heads_per_tile];
         let strips_of_position = 2 * self.heads_per_tile * if self.q_global { self.size } else { 1 };
         matches!(self.size, 8 | 16)
             && counts.iter().all(|&count| (1..=256).contains(&count))
             && self.subgroups <= 8
-            && self.keys.is_multiple_of(self.size)
+            && self.subgroups.is_multiple_of(self.columns)
+            && (self.strips * self.size).is_multiple_of(self.columns)
+            && self.keys.is_multiple_of(self.size * self.columns)
             // A lane takes whole rows, or whole quads of a row's keys.
             && rows.max(self.subgroup).is_multiple_of(rows.min(self.subgroup))
             && (self.keys / (self.subgroup / rows).max(1)).is_multiple_of(4)
@@ -151,20 +155,19 @@ impl MatrixTile {
             && (1..=15).contains(&self.growth)
     }
 
-    /// What keeps matrices of this problem from being read from global memory, if anything does.
+    /// What keeps Q's matrices from being read from global memory, if anything does.
     fn not_from_global(&self, problem: &Problem, caps: &Caps) -> Option<&'static str> {
-        let Shape { q_len, kv_len, head_dim, value_dim, .. } = problem.shape;
+        let Shape { q_len, head_dim, .. } = problem.shape;
         let whole = |dim: u32| dim.is_multiple_of(self.size);
         let vectors = caps.backend != wgpu::Backend::Metal && !self.scalars;
         let rules = [
             (problem.dtype == DType::F16, "f16 storage"),
             (problem.packed.is_none(), "sequences of equal length"),
             (vectors, "a device that loads matrices from vectors, which Metal does not"),
-            (!self.q_global || (whole(head_dim) && q_len >= self.size), "whole matrices of queries"),
-            (!self.kv_global || (whole(head_dim) && whole(value_dim) && kv_len >= self.keys), "whole tiles of keys"),
+            (whole(head_dim) && q_len >= self.size, "whole matrices of queries"),
         ];
         let broken = rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule);
-        broken.filter(|_| self.q_global || self.kv_global)
+        broken.filter(|_| self.q_global)
     }
 
     /// Checks the tile against the problem and the device.
@@ -181,42 +184,56 @@ impl MatrixTile {
             return Err(Error::invalid("tile", device, self));
         }
         if !self.is_sound(&problem.shape) {
-            let rule = "at most 8 subgroups, keys a multiple of the matrices' side, a subgroup's rows and lanes one a \
-                        multiple of the other with whole quads of keys for each lane, heads_per_tile a divisor of \
-                        heads / kv_heads, rows for at least one position (with Q from global memory: for whole matrices \
-                        of positions), padding a multiple of 8 up to 64, growth from 1 to 15";
+            let rule = "at most 8 subgroups, a multiple of columns; keys a multiple of columns × the matrices' side; a \
+                        subgroup's share of the rows and its lanes one a multiple of the other, with whole quads of keys \
+                        for each lane; heads_per_tile a divisor of heads / kv_heads; rows for at least one position (with \
+                        Q from global memory: for whole matrices of positions); padding a multiple of 8 up to 64; growth \
+                        from 1 to 15";
             return Err(Error::invalid("tile", rule, self));
         }
         if caps.backend == wgpu::Backend::Metal && !self.scalars {
             return Err(Error::invalid("tile", "one with workgroup memory in scalars (s) on Metal", self));
         }
         if let Some(rule) = self.not_from_global(problem, caps) {
-            let what = format!("the tile {self}, which reads matrices from global memory,");
-            return Err(Error::Unsupported { what, hint: format!("it needs {rule}; leave out g and d") });
+            let what = format!("the tile {self}, which reads Q from global memory,");
+            return Err(Error::Unsupported { what, hint: format!("it needs {rule}; leave out g") });
         }
         limit("max_compute_invocations_per_workgroup", self.threads(), caps.invocations)?;
         limit("max_compute_workgroup_storage_size", self.workgroup_bytes(&problem.shape), caps.workgroup_storage)
     }
 
+    /// The tile with its estimate.
+    pub(crate) fn choice(self, problem: &Problem) -> Choice {
+        Choice { path: Path::Matrix, tile: self.into(), cost: self.cost(problem) }
+    }
+
     /// Estimated time in the unit of the tiled kernels' estimate (`src/tile.rs`): slots of one multiply-add of a lane.
     ///
-    /// Four bytes from workgroup memory or a cache cost a slot, as there. For each key tile and subgroup: fragments of K
-    /// and V once, of Q and of the weights for every strip, and 12 bytes for each score to pass from accumulators to lanes
-    /// and back. More registers than every device has cost a factor of five, as there.
+    /// Four bytes from workgroup memory or a cache cost a slot, as there. For each key tile and subgroup: its share of the
+    /// fragments of K and V once, those of the weights for every strip, and 12 bytes for each score to pass from
+    /// accumulators to lanes and back. Q is free in registers; from global memory it costs 16 times as much as from
+    /// workgroup memory, since drivers bring it element by element (measured). More registers than every device has cost a
+    /// factor of five, as there.
     fn cost(&self, problem: &Problem) -> f64 {
         let shape = &problem.shape;
-        let (head, value) = (shape.head_dim.next_multiple_of(self.size), shape.value_dim.next_multiple_of(self.size));
-        let dims = f64::from(head + value);
-        let (keys, lanes) = (f64::from(self.keys), f64::from(self.subgroup));
-        let rows = f64::from(self.strips * self.size); // of one subgroup
-        let products = rows * keys * dims / lanes / UNITS;
-        let fragments = 2.0 * (keys * dims + rows * f64::from(head) + rows * keys) / lanes;
-        let softmax = rows * keys / lanes * (12.0 / 4.0 + 12.0);
-        let loading = keys * dims / 8.0 * 12.0 / f64::from(self.threads());
-        let accumulators = rows * (f64::from(value) + keys) / lanes;
+        let head = f64::from(shape.head_dim.next_multiple_of(self.size));
+        let value = f64::from(self.value_steps(shape.value_dim) * self.columns * self.size);
+        let (keys, lanes, columns) = (f64::from(self.keys), f64::from(self.subgroup), f64::from(self.columns));
+        let rows = f64::from(self.strips * self.size); // of one subgroup, shared by `columns`
+        let products = rows * keys * (head + value) / columns / lanes / UNITS;
+        let queries = match (self.q_resident, self.q_global) {
+            (true, _) => 0.0,
+            (false, true) => 16.0 * rows * head,
+            (false, false) => rows * head,
+        };
+        let fragments = 2.0 * (keys * (head + value) / columns + queries + rows * keys) / lanes;
+        let softmax = rows / columns * keys / lanes * (12.0 / 4.0 + 12.0);
+        let loading = keys * (head + value) / 8.0 * 12.0 / f64::from(self.threads());
+        let accumulators = rows * (value + 2.0 * keys) / columns / lanes;
+        let resident = if self.q_resident { rows * head / 2.0 / lanes } else { 0.0 };
         let carried = 4.0 * f64::from(self.octets_per_lane(shape));
-        let spill = if accumulators + carried > MATRIX_REGISTERS { 5.0 } else { 1.0 };
-        let per_invocation = (products + fragments / 4.0) * spill + softmax + loading + 5.0 * BARRIER;
+        let spill = if accumulators + resident + carried > MATRIX_REGISTERS { 5.0 } else { 1.0 };
+        let per_invocation = (products + fragments / 4.0) * spill + softmax + loading + 2.0 * BARRIER;
 
         let positions = self.rows() / (2 * self.heads_per_tile);
         let tiles = f64::from(shape.q_len.max(1).div_ceil(positions)) * f64::from(shape.group() / self.heads_per_tile);
@@ -226,13 +243,15 @@ impl MatrixTile {
     }
 }
 
-/// Rows, keys, side of the matrices, strips, threads; heads where there are several, padding where it is not 8, growth
-/// (`w`) where it is not 8; then a letter for each way of working: `g` Q from global memory, `i` Q in registers, `d` K and V
-/// from global memory, `a` ahead, `u` unrolled, `s` scalars, `o` by head.
+/// Rows, keys, side of the matrices, strips, threads; columns and heads where there are several, padding where it is not 8,
+/// growth (`w`) where it is not 8; then a letter for each way of working: `g` Q from global memory, `i` Q in registers, `u`
+/// unrolled, `s` scalars, `o` by head.
 impl fmt::Display for MatrixTile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "r{}k{}m{}x{}t{}", self.rows(), self.keys, self.size, self.strips, self.threads())?;
-        for (letter, number, usual) in [('h', self.heads_per_tile, 1), ('p', self.padding, 8), ('w', self.growth, 8)] {
+        for (letter, number, usual) in
+            [('c', self.columns, 1), ('h', self.heads_per_tile, 1), ('p', self.padding, 8), ('w', self.growth, 8)]
+        {
             if number != usual {
                 write!(f, "{letter}{number}")?;
             }
@@ -240,8 +259,6 @@ impl fmt::Display for MatrixTile {
         let ways = [
             ("g", self.q_global),
             ("i", self.q_resident),
-            ("d", self.kv_global),
-            ("a", self.ahead),
             ("u", self.unrolled),
             ("s", self.scalars),
             ("o", self.by_head),
@@ -255,26 +272,26 @@ impl FromStr for MatrixTile {
 
     /// Reads what [`MatrixTile`] prints.
     fn from_str(text: &str) -> Result<Self> {
-        let rule = "as in r64k32m16x1t128au or r64k32m16x1t128h2p16w6gidauso: rows, keys, side of the matrices, strips, \
-                    threads, heads, padding, growth, then letters: g (Q from global memory), i (Q in registers), d (K and \
-                    V from global memory), a (ahead), u (unrolled), s (scalars), o (by head)";
+        let rule = "as in r64k32m16x1t128u or r64k32m16x2t128c2h2p16w6giuso: rows, keys, side of the matrices, strips, \
+                    threads, columns, heads, padding, growth, then letters: g (Q from global memory), i (Q in registers), \
+                    u (unrolled), s (scalars), o (by head)";
         let mut fields = Fields::read(text, rule)?;
         let [rows, keys, size] = [fields.count('r')?, fields.count('k')?, fields.count('m')?];
         let [strips, threads] = [fields.count('x')?, fields.count('t')?];
-        let subgroups = fields.share(fields.share(rows, size)?, strips)?;
+        let columns = fields.number('c')?.unwrap_or(1);
+        let subgroups = fields.share(fields.share(rows, size)?, strips)? * columns;
         let tile = MatrixTile {
             size,
             subgroup: fields.share(threads, subgroups)?,
             subgroups,
             strips,
+            columns,
             keys,
             heads_per_tile: fields.number('h')?.unwrap_or(1),
             padding: fields.number('p')?.unwrap_or(8),
             growth: fields.number('w')?.unwrap_or(8),
             q_global: fields.flag('g')?,
             q_resident: fields.flag('i')?,
-            kv_global: fields.flag('d')?,
-            ahead: fields.flag('a')?,
             unrolled: fields.flag('u')?,
             scalars: fields.flag('s')?,
             by_head: fields.flag('o')?,
@@ -293,9 +310,17 @@ pub(crate) fn units(caps: &Caps) -> Result<(u32, u32)> {
     Ok((size, subgroup))
 }
 
+/// Scores of f16 operands times this stay far below the sentinels of the softmax, so that none need be clamped:
+/// 256 · 65504² · 1e24 · log2(e) is 1.6e36.
+const LARGEST_SCALE: f32 = 1e24;
+
 /// The same, where the path can run the problem.
 fn units_for(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
     let units = units(caps)?;
+    if problem.scale().abs() > LARGEST_SCALE {
+        let what = format!("a scale beyond ±{LARGEST_SCALE:e} on matrix units");
+        return Err(Error::Unsupported { what, hint: "use another path".into() });
+    }
     if problem.dtype == DType::F32 {
         let what = "f32 storage on matrix units, whose operands are f16,".into();
         return Err(Error::Unsupported { what, hint: "store q, k and v as f16 or bf16, or use another path".into() });
@@ -303,38 +328,38 @@ fn units_for(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
     Ok(units)
 }
 
-/// Every tile worth estimating for a problem on a device with such units. What no record decides between is as it should
-/// be right by arithmetic: Q from global memory leaves room for more rows; loads are issued ahead; nothing depends on what
-/// a driver makes of arrays of matrices.
+/// Every tile worth estimating for a problem on a device with such units.
 pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u32) -> Vec<MatrixTile> {
-    let group = problem.shape.group();
     let scalars = caps.backend == wgpu::Backend::Metal;
     // A software driver keeps no matrices in registers, and compiles long texts for minutes.
     let software = caps.kind == wgpu::DeviceType::Cpu;
-    let (keys, strips) = if software { (&[16][..], &[1][..]) } else { (&[32, 64, 16][..], &[2, 1, 4][..]) };
+    let base = MatrixTile {
+        size,
+        subgroup,
+        subgroups: 1,
+        strips: 1,
+        columns: 1,
+        keys: 16,
+        heads_per_tile: 1,
+        padding: 8,
+        growth: 8,
+        q_global: false,
+        q_resident: false,
+        unrolled: !software,
+        scalars,
+        by_head: false,
+    };
+    // Strips and columns.
+    let grids = if software { &[(1, 1)][..] } else { &[(2, 2), (1, 1), (2, 1), (1, 2), (4, 1), (4, 2)][..] };
     let mut tiles = Vec::new();
-    for q_global in [true, false] {
-        for &keys in keys {
-            for &strips in strips {
-                for subgroups in [4, 8, 2, 1] {
-                    for heads_per_tile in (1..=group).filter(|heads| group.is_multiple_of(*heads)) {
-                        tiles.push(MatrixTile {
-                            size,
-                            subgroup,
-                            subgroups,
-                            strips,
-                            keys,
-                            heads_per_tile,
-                            padding: 8,
-                            growth: 8,
-                            q_global,
-                            q_resident: false,
-                            kv_global: false,
-                            ahead: true,
-                            unrolled: !software,
-                            scalars,
-                            by_head: false,
-                        });
+    for &keys in if software { &[16][..] } else { &[32, 64, 16][..] } {
+        for &(strips, columns) in grids {
+            for subgroups in [8, 4, 2, 1] {
+                for heads_per_tile in (1..=problem.shape.group()).filter(|heads| problem.shape.group() % heads == 0) {
+                    let tile = MatrixTile { subgroups, strips, columns, keys, heads_per_tile, ..base };
+                    for q_global in [true, false] {
+                        tiles.push(MatrixTile { q_global, q_resident: !software, ..tile });
+                        tiles.push(MatrixTile { q_global, ..tile });
                     }
                 }
             }
@@ -357,8 +382,7 @@ pub(crate) fn fitting(problem: &Problem, caps: &Caps) -> Result<Vec<Choice>> {
             available: caps.workgroup_storage.into(),
         });
     }
-    let choice = |tile: MatrixTile| Choice { path: Path::Matrix, tile: tile.into(), cost: tile.cost(problem) };
-    Ok(tiles.into_iter().map(choice).collect())
+    Ok(tiles.into_iter().map(|tile| tile.choice(problem)).collect())
 }
 
 /// The tile for the matrix path: the cheapest, by estimate, of all that fit the device.

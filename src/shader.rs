@@ -21,12 +21,13 @@ use crate::caps::Caps;
 use crate::problem::{DType, Mask, Problem, Shape};
 use crate::tile::{AnyTile, BackwardTile, NAIVE_THREADS, Path, Sweep};
 pub(crate) use files::file;
+pub(crate) use unroll::unroll;
 
 /// The head of a text that uses matrix units: what it enables, and its operands A and B and its sums C, squares of `size`.
 pub(crate) fn matrix_types(size: u32) -> String {
     let types = [("A", "f16"), ("B", "f16"), ("C", "f32")];
     let alias = types.map(|(role, scalar)| format!("alias Mat{role} = coop_mat{size}x{size}<{scalar}, {role}>;\n"));
-    format!("enable f16;\nenable wgpu_cooperative_matrix;\n{}", alias.concat())
+    format!("enable f16;\nenable wgpu_cooperative_matrix;\ndiagnostic(off, derivative_uniformity);\n{}", alias.concat())
 }
 
 /// Adds constants, switches and files to a text; with marked loops written out where that is wanted.
@@ -249,7 +250,11 @@ impl Variant {
             MaskKind::Window => "mask/window.wgsl",
         });
         files.push(if self.packed { "sequence/packed.wgsl" } else { "sequence/even.wgsl" });
-        files.push(if self.softcap { "score/softcap.wgsl" } else { "score/scaled.wgsl" });
+        files.push(match (self.softcap, self.path) {
+            (true, _) => "score/softcap.wgsl",
+            (false, Path::Matrix) => "score/bounded.wgsl",
+            (false, _) => "score/scaled.wgsl",
+        });
         if self.kernel == Kernel::Forward {
             files.push(if self.lse { "output/lse.wgsl" } else { "output/no_lse.wgsl" });
             files.push(if self.a2 { "output/a2.wgsl" } else { "output/no_a2.wgsl" });
@@ -271,7 +276,6 @@ impl Variant {
             "forward_matrix.wgsl",
             either(tile.scalars, "matrix/scalars.wgsl", "matrix/vectors.wgsl"),
             either(tile.q_global, "matrix/q_global.wgsl", "matrix/q_staged.wgsl"),
-            either(tile.kv_global, "matrix/kv_global.wgsl", "matrix/kv_staged.wgsl"),
             either(self.dtype == DType::F16, "matrix/f16.wgsl", "matrix/bf16.wgsl"),
         ]
     }
@@ -315,7 +319,7 @@ impl Variant {
             None => Vec::new(),
             Some(AnyTile::Tiled(tile)) => vec![("STAGE_Q", tile.stage_q)],
             Some(AnyTile::Matrix(tile)) => {
-                vec![("Q_RESIDENT", tile.q_resident), ("AHEAD", tile.ahead), ("BY_HEAD", tile.by_head)]
+                vec![("Q_RESIDENT", tile.q_resident), ("BY_HEAD", tile.by_head)]
             }
         }
     }
@@ -358,8 +362,10 @@ impl Variant {
                 ("KEYS", tile.keys),
                 ("HEADS_PER_TILE", tile.heads_per_tile),
                 ("HEAD_STEPS", tile.steps(self.head_dim)),
-                ("VALUE_STEPS", tile.steps(self.value_dim)),
-                ("KEY_STEPS", tile.steps(tile.keys)),
+                ("VALUE_STEPS", tile.value_steps(self.value_dim)),
+                ("KEY_STEPS", tile.steps(tile.keys) / tile.columns),
+                ("ALL_KEY_STEPS", tile.steps(tile.keys)),
+                ("COLUMNS", tile.columns),
                 ("GROWTH", tile.growth),
                 ("Q_STRIDE", tile.q_stride(&shape)),
                 ("KV_STRIDE", tile.kv_stride(&shape)),

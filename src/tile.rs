@@ -11,6 +11,7 @@ mod cost;
 mod ladder;
 mod matmul;
 mod matmul_matrix;
+mod measured;
 mod text;
 pub use any::{AnyMatmulTile, AnyTile};
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
@@ -197,15 +198,21 @@ pub struct Choice {
     pub cost: f64,
 }
 
-/// The tile for a forward kernel: the cheapest, by estimate, of all that fit the device.
+/// The tile for a forward kernel: the one that was measured to be fastest on such a device, where there is a record, or else
+/// the cheapest, by estimate, of all that fit the device.
 ///
 /// # Errors
 /// [`Error::MissingFeature`] for the subgroup path on a device without subgroups and the matrix path on one without matrix
 /// units; [`Error::Unsupported`] for f32 storage on the latter; [`Error::Limit`] when not even the smallest tile fits,
 /// which for the portable path cannot happen at the default limits of WebGPU; [`Error::Invalid`] for a path without tiles.
 pub fn forward_tile(problem: &Problem, path: Path, caps: &Caps) -> Result<Choice> {
-    if path == Path::Matrix {
-        return matrix_tile(problem, caps);
+    match measured::measured_tile(problem, path, caps) {
+        Some(AnyTile::Matrix(tile)) => return Ok(tile.choice(problem)),
+        Some(AnyTile::Tiled(tile)) => {
+            return Ok(Choice { path, tile: tile.into(), cost: cost(problem, path, caps, &tile) });
+        }
+        None if path == Path::Matrix => return matrix_tile(problem, caps),
+        None => {}
     }
     let most_lanes = if path == Path::Subgroup { subgroup_min(caps)?.min(32) } else { 32 };
     let mut best: Option<Choice> = None;

@@ -11,7 +11,7 @@
 // Many rows (STAGED): K, then V in its place, are shared through workgroup memory as they are stored; Q is re-read.
 // Either way each element of K and V is loaded once, whatever the number of rows in the workgroup.
 //
-// Workgroup memory, in bytes: 4 · ROWS · (COLUMNS + KEYS) + 4 · KEYS, and
+// Workgroup memory, in bytes: 4 · ROWS · (COLUMNS + KEYS), and
 //     Q_SLOTS · 4 · PACK (few rows), KV_SLOTS · 8 · element size (many rows), 16 · THREADS where GROUPS > 1.
 // Barriers per key tile: maxima shared; weights shared. STAGED: also K loaded; tile done.
 // Numerics: online softmax in base 2, f32 throughout; each lane sums its own keys, merged once at the end.
@@ -28,12 +28,18 @@ const COLUMNS: u32 = KEY_LANES / PARTS;
 const KEYS: u32 = COLUMNS * KEYS_PER_LANE;
 const GROUP_LANES: u32 = min(KEY_LANES, VALUE_OCTETS);
 const GROUPS: u32 = KEY_LANES / GROUP_LANES;
+// What one lane reads of a tile of K: KEY_OCTETS of KEYS_PER_LANE keys, KEY_AHEAD of each at a time.
+const KEY_OCTETS: u32 = (HEAD_OCTETS + PARTS - 1u) / PARTS;
+const KEY_AHEAD: u32 = clamp(AHEAD / KEYS_PER_LANE, 1u, KEY_OCTETS);
+// And of V: OCTETS_PER_LANE of GROUP_KEYS keys, VALUE_AHEAD keys at a time.
+const GROUP_KEYS: u32 = (KEYS + GROUPS - 1u) / GROUPS;
+const VALUE_AHEAD: u32 = clamp(AHEAD / OCTETS_PER_LANE, 1u, GROUP_KEYS);
+alias Values = array<CacheElem, VALUE_AHEAD * OCTETS_PER_LANE>;
 
 var<workgroup> wg_q: array<Rows, Q_SLOTS>;                 // [element][pack], unless STAGED
 var<workgroup> wg_kv: array<CacheElem, KV_SLOTS>;          // [key][octet], where STAGED: K, then V
 var<workgroup> wg_column: array<Rows, PACKS * COLUMNS>;    // [pack][column]: maxima; sums at the end
 var<workgroup> wg_weight: array<Rows, PACKS * KEYS>;       // [pack][key]
-var<workgroup> wg_row: array<u32, KEYS>;                   // the cache's row of each key, unless STAGED
 var<workgroup> wg_merge: array<vec4<f32>, MERGE_SLOTS>;    // [lane], where GROUPS > 1
 
 // Where the workgroup stands.
@@ -104,7 +110,29 @@ fn load_v(row: u32, octet: u32) -> CacheElem {
     return v[row * VALUE_OCTETS + octet];
 }
 
-// Keys from `count` on are not read: they do not exist, and a weight of 0 does not silence a NaN.
+// What this lane multiplies of V, from its `first`-th key on. Keys from `count` on are not read: they do not exist, and a
+// weight of 0 does not silence a NaN.
+fn load_values(at: Place, first_key: u32, count: u32, group: u32, first: u32, lane: u32) -> Values {
+    var values = Values();
+    for (var i = 0u; i < VALUE_AHEAD; i++) {
+        let key = group + (first + i) * GROUPS;
+        if (key < min(KEYS, count)) {
+            let row = row_of_key(at.e.sequence, at.kv_head, first_key + key);
+            for (var j = 0u; j < OCTETS_PER_LANE; j++) {
+                let octet = lane % GROUP_LANES + j * GROUP_LANES;
+                if (octet < VALUE_OCTETS) {
+                    if (STAGED) {
+                        values[i * OCTETS_PER_LANE + j] = wg_kv[key * KV_STRIDE + octet];
+                    } else {
+                        values[i * OCTETS_PER_LANE + j] = load_v(row, octet);
+                    }
+                }
+            }
+        }
+    }
+    return values;
+}
+
 fn stage_k(at: Place, lane: u32, first_key: u32, count: u32) {
     for (var i = lane; i < min(KEYS, count) * HEAD_OCTETS; i += THREADS) {
         let key = i / HEAD_OCTETS;
@@ -213,25 +241,43 @@ fn run(workgroup: u32, lane: u32) {
         }
         // Zero in words: see forward.wgsl.
         var score = array<Rows, ROW_PACKS * KEYS_PER_LANE>();
-        for (var octet = part; octet < HEAD_OCTETS; octet += PARTS) {
-            var x = array<F32x8, KEYS_PER_LANE>();
-            for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                let key = n * COLUMNS + column;
-                if (key < count) {
-                    if (STAGED) {
-                        x[n] = unpack_cache(wg_kv[key * KV_STRIDE + octet]);
-                    } else {
-                        x[n] = unpack_cache(load_k(cache_row[n], octet));
+        for (var first = 0u; first < KEY_OCTETS; first += KEY_AHEAD) {
+            // All loads before the first use.
+            var x = array<CacheElem, KEY_AHEAD * KEYS_PER_LANE>();
+            for (var j = 0u; j < KEY_AHEAD; j++) {
+                let octet = part + (first + j) * PARTS;
+                for (var n = 0u; n < KEYS_PER_LANE; n++) {
+                    let key = n * COLUMNS + column;
+                    if (key < count && octet < HEAD_OCTETS) {
+                        if (STAGED) {
+                            x[j * KEYS_PER_LANE + n] = wg_kv[key * KV_STRIDE + octet];
+                        } else {
+                            x[j * KEYS_PER_LANE + n] = load_k(cache_row[n], octet);
+                        }
                     }
                 }
             }
-            for (var r = 0u; r < ROW_PACKS; r++) {
-                let a = query_octet(at, first_pack + r, octet);
+            for (var j = 0u; j < KEY_AHEAD; j++) {
+                let octet = part + (first + j) * PARTS;
+                var unpacked = array<F32x8, KEYS_PER_LANE>();
                 for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                    let i = r * KEYS_PER_LANE + n;
-                    score[i] = multiply_rows(score[i], a, x[n]);
+                    unpacked[n] = unpack_cache(x[j * KEYS_PER_LANE + n]);
+                }
+                if (octet < HEAD_OCTETS) {
+                    for (var r = 0u; r < ROW_PACKS; r++) {
+                        let a = query_octet(at, first_pack + r, octet);
+                        for (var n = 0u; n < KEYS_PER_LANE; n++) {
+                            let i = r * KEYS_PER_LANE + n;
+                            score[i] = multiply_rows(score[i], a, unpacked[n]);
+                        }
+                    }
                 }
             }
+        }
+        // On their way while scores are exchanged.
+        var values = Values();
+        if (!STAGED && group < GROUPS) {
+            values = load_values(at, first_key, count, group, 0u, key_lane);
         }
         // Only tiles at an edge of the mask or of the keys pay for comparisons.
         let edge = i32(first_key) < shared_keys.x || i32(first_key + KEYS) > min(shared_keys.y, i32(end));
@@ -271,27 +317,22 @@ fn run(workgroup: u32, lane: u32) {
                 o[r * OCTETS_PER_LANE + j] = scaled(o[r * OCTETS_PER_LANE + j], keep);
             }
         }
-        if (!STAGED && part == 0u) {
-            for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                wg_row[n * COLUMNS + column] = cache_row[n];
-            }
-        }
         workgroupBarrier();
 
         if (group < GROUPS) {
-            for (var key = group; key < min(KEYS, count); key += GROUPS) {
-                for (var j = 0u; j < OCTETS_PER_LANE; j++) {
-                    let octet = key_lane % GROUP_LANES + j * GROUP_LANES;
-                    if (octet < VALUE_OCTETS) {
-                        var x = F32x8();
-                        if (STAGED) {
-                            x = unpack_cache(wg_kv[key * KV_STRIDE + octet]);
-                        } else {
-                            x = unpack_cache(load_v(wg_row[key], octet));
-                        }
-                        for (var r = 0u; r < ROW_PACKS; r++) {
-                            let i = r * OCTETS_PER_LANE + j;
-                            o[i] = add_weighted(o[i], wg_weight[(first_pack + r) * KEYS + key], x);
+            for (var first = 0u; first < GROUP_KEYS; first += VALUE_AHEAD) {
+                if (STAGED || first > 0u) {
+                    values = load_values(at, first_key, count, group, first, key_lane);
+                }
+                for (var i = 0u; i < VALUE_AHEAD; i++) {
+                    let key = group + (first + i) * GROUPS;
+                    if (key < min(KEYS, count)) {
+                        for (var j = 0u; j < OCTETS_PER_LANE; j++) {
+                            let x = unpack_cache(values[i * OCTETS_PER_LANE + j]);
+                            for (var r = 0u; r < ROW_PACKS; r++) {
+                                let o_index = r * OCTETS_PER_LANE + j;
+                                o[o_index] = add_weighted(o[o_index], wg_weight[(first_pack + r) * KEYS + key], x);
+                            }
                         }
                     }
                 }

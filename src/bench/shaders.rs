@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::caps::Caps;
 use crate::error::Result;
 use crate::pipeline;
-use crate::shader::matrix_types;
+use crate::shader::{matrix_types, unroll};
 
 /// A kernel of the benchmarks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub enum Probe {
     /// Nothing.
     Empty,
 }
+
+/// Independent chains of matrix products of one subgroup: enough to hide the latency of a unit.
+const CHAINS: u32 = 8;
 
 impl Probe {
     /// The probes that a device may be given.
@@ -63,7 +66,7 @@ impl Probe {
         match self {
             Probe::FmaF32 | Probe::FmaF16 => 64.0 * 3.0 * 1024.0 * 4.0 * 2.0,
             Probe::Matrix { size, subgroup } => {
-                f64::from(Self::subgroups(subgroup)) * 8.0 * 256.0 * 2.0 * f64::from(size).powi(3)
+                f64::from(Self::subgroups(subgroup) * CHAINS) * 256.0 * 2.0 * f64::from(size).powi(3)
             }
             Probe::Read | Probe::Copy | Probe::Empty => 0.0,
         }
@@ -82,21 +85,22 @@ impl Probe {
             Probe::FmaF16 => text.push_str("enable f16;\nalias Scalar = f16;\n"),
             Probe::Matrix { size, subgroup } => {
                 text.push_str(&matrix_types(size));
-                let constants = [("MAT", size), ("SUBGROUP", subgroup), ("SUBGROUPS", Self::subgroups(subgroup))];
+                let subgroups = Self::subgroups(subgroup);
+                let constants = [("MAT", size), ("SUBGROUP", subgroup), ("SUBGROUPS", subgroups), ("CHAINS", CHAINS)];
                 for (name, value) in constants {
                     let _ = writeln!(text, "const {name}: u32 = {value}u;");
                 }
             }
             Probe::Read | Probe::Copy | Probe::Empty => {}
         }
-        text.push_str(match self {
+        let file = match self {
             Probe::FmaF32 | Probe::FmaF16 => include_str!("../../shaders/bench/fma.wgsl"),
             Probe::Matrix { .. } => include_str!("../../shaders/bench/matrix.wgsl"),
             Probe::Read => include_str!("../../shaders/bench/read.wgsl"),
             Probe::Copy => include_str!("../../shaders/bench/copy.wgsl"),
             Probe::Empty => include_str!("../../shaders/bench/empty.wgsl"),
-        });
-        text
+        };
+        text + &unroll(file, &|_| CHAINS)
     }
 
     /// The numbers of its bindings: what is read, then what is written.

@@ -255,6 +255,7 @@ impl CacheVariant {
                     ("THREADS", tile.threads),
                     ("KEY_LANES", tile.key_lanes),
                     ("KEYS_PER_LANE", tile.keys_per_lane),
+                    ("AHEAD", tile.ahead),
                     ("ROW_PACKS", tile.row_packs),
                     ("PARTS", tile.parts),
                     ("OCTETS_PER_LANE", tile.octets_per_lane(self.value_dim)),

@@ -5,7 +5,7 @@ const MARK: &str = "++) { // unrolled";
 
 /// Replaces every loop `for (var i = 0u; i < COUNT; i++) { // unrolled` by COUNT copies of its body, each in a block where
 /// `i` is a constant; `count` gives the value of COUNT. A loop ends at the brace in the column of its `for`.
-pub(super) fn unroll(text: &str, count: &impl Fn(&str) -> u32) -> String {
+pub(crate) fn unroll(text: &str, count: &impl Fn(&str) -> u32) -> String {
     let mut result = String::with_capacity(2 * text.len());
     let mut lines = text.lines();
     while let Some(line) = lines.next() {

@@ -85,6 +85,12 @@ const EXPERIMENTS: &[Experiment] = &[
     ),
     matrix("padding0", "no padding: rows of 256 bytes meet in one bank, 0.5 or less", |tile| tile.padding = 0),
     matrix("padding16", "32 bytes of padding: as 16 or up to 5 % slower", |tile| tile.padding = 16),
+    matrix(
+        "columns1",
+        "a subgroup takes all keys and elements of its rows: K and V cost twice the bytes, 0.92",
+        |tile| set_columns(tile, 1),
+    ),
+    matrix("columns2", "two subgroups share rows: the base", |tile| set_columns(tile, 2)),
     matrix("q-staged", "Q in workgroup memory: half the rows fit 48 KiB, 0.7", |tile| tile.q_global = false),
     matrix("q-global", "Q from the first-level cache: room for 128 rows, the base by arithmetic", |tile| {
         tile.q_global = true
@@ -95,14 +101,10 @@ const EXPERIMENTS: &[Experiment] = &[
         |tile| tile.q_resident = true,
     ),
     matrix(
-        "kv-global",
-        "K and V from the caches without workgroup memory: two barriers less, four times the cache reads: 0.6 to 1.1",
-        |tile| tile.kv_global = true,
+        "q-reread",
+        "Q's matrices read again for every tile: from global memory a fifth, since drivers bring elements",
+        |tile| tile.q_resident = false,
     ),
-    matrix("ahead", "loads one product ahead: hides their latency, the base by arithmetic", |tile| tile.ahead = true),
-    matrix("not-ahead", "loads where they are used: 0.8 to 0.95 with two workgroups a core, less with one", |tile| {
-        tile.ahead = false
-    }),
     matrix("growth1", "rescales whenever a maximum doubles: 0.9 to 0.97 on random scores", |tile| tile.growth = 1),
     matrix("growth15", "rescales least: within 1 % of 8", |tile| tile.growth = 15),
     matrix("scalars", "workgroup memory by single elements: what 16-byte moves bring, 0.4 to 0.9", |tile| {
@@ -189,6 +191,10 @@ const EXPERIMENTS: &[Experiment] = &[
     decode("keys8", "8 keys a lane and step: more in flight, more registers: 0.8 to 1.1", |tile| {
         tile.keys_per_lane = 8
     }),
+    decode("ahead1", "every load used at once: 0.7", |tile| tile.ahead = 1),
+    decode("ahead4", "4 loads of K and of V on their way: 0.95", |tile| tile.ahead = 4),
+    decode("ahead8", "8 loads on their way: the base", |tile| tile.ahead = 8),
+    decode("ahead16", "16 loads on their way, more registers: 0.95", |tile| tile.ahead = 16),
     decode("threads32", "workgroups of 32: cheapest barriers, 0.9 to 1.1", |tile| set_threads(tile, 32)),
     decode("threads64", "workgroups of 64: the base", |tile| set_threads(tile, 64)),
     decode("threads128", "workgroups of 128: fewer partial results to merge, 0.9 to 1.05", |tile| {
@@ -209,7 +215,13 @@ const EXPERIMENTS: &[Experiment] = &[
 fn set_rows(tile: &mut MatrixTile, rows: u32) {
     let all = tile.rows();
     tile.strips = (rows / tile.size).max(1);
-    tile.subgroups = (all / (tile.strips * tile.size)).max(1);
+    tile.subgroups = (all * tile.columns / (tile.strips * tile.size)).max(1);
+}
+
+/// Subgroups that share rows, with the workgroup's rows and subgroups as they are.
+fn set_columns(tile: &mut MatrixTile, columns: u32) {
+    tile.strips = (tile.strips * columns / tile.columns).max(1);
+    tile.columns = columns;
 }
 
 /// Lanes that share a key, with the keys of a step as they are where they can.
@@ -296,7 +308,7 @@ fn base(case: &Case, caps: &Caps) -> Result<(&'static str, Case)> {
         Op::Decode => {
             let problem = case.decode_problem();
             let (path, tile) = decode_tile(problem.dims(), case.runner.path(), caps)?;
-            let splits = Some(problem.splits(&tile));
+            let splits = Some(problem.splits(&tile, caps));
             Ok(("decode", Case { runner: Runner::On(path), decode_tile: Some(tile), splits, ..*case }))
         }
         Op::Forward => {

@@ -7,6 +7,7 @@ mod run;
 use std::sync::Arc;
 
 pub use problem::DecodeProblem;
+use problem::MOST_SPLITS;
 
 use crate::attention::DiffAttention;
 use crate::decode_tile::{DecodeTile, decode_tile};
@@ -93,10 +94,10 @@ impl DecodePlan {
                 (path, tile)
             }
         };
-        if options.splits.is_some_and(|splits| splits == 0 || splits > 1 << 12) {
-            return Err(Error::invalid("splits", "from 1 to 4096", options.splits.unwrap_or(0)));
+        if options.splits.is_some_and(|splits| splits == 0 || splits > MOST_SPLITS) {
+            return Err(Error::invalid("splits", format!("from 1 to {MOST_SPLITS}"), options.splits.unwrap_or(0)));
         }
-        let splits = options.splits.unwrap_or_else(|| problem.splits(&tile));
+        let splits = options.splits.unwrap_or_else(|| problem.splits(&tile, attention.caps()));
         let split = splits > 1;
         let counted = options.count_loads;
         let variant = CacheVariant {
