@@ -34,7 +34,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// One switch at a time from `r16k16m8x1t16`, and several at once; `*` stands for lanes of the device's own number.
-const TILES: [&str; 21] = [
+const TILES: [&str; 22] = [
     "r16k16m8x1",
     "r16k8m8x1",
     "r16k32m8x1",
@@ -49,13 +49,14 @@ const TILES: [&str; 21] = [
     "r16k16m8x1g",
     "r16k16m8x1i",
     "r16k16m8x1gi",
-    "r16k16m8x1d",
-    "r16k16m8x1a",
+    "r16k16m8x2c2",
+    "r32k32m8x4c4",
+    "r32k16m8x1c2gi",
     "r16k16m8x1u",
     "r16k16m8x1s",
     "r16k16m8x1o",
-    "r64k16m8x2h2gdauo",
-    "r32k16m8x2w4giau",
+    "r64k16m8x2c2h2guo",
+    "r32k16m8x2c2w4giu",
 ];
 
 /// The tile of this text for the device: its subgroups decide the number of invocations.
@@ -64,7 +65,8 @@ fn tile(gpu: &Gpu, text: &str) -> Result<AnyTile, Failed> {
     let (head, rest) = text.split_once('x').ok_or("no strips")?;
     let (strips, rest) = rest.split_at(1);
     let rows: u32 = head[1..].split('k').next().unwrap_or_default().parse()?;
-    let threads = rows / 8 / strips.parse::<u32>()? * lanes;
+    let columns = rest.strip_prefix('c').and_then(|rest| rest.chars().next()?.to_digit(10)).unwrap_or(1);
+    let threads = rows / 8 / strips.parse::<u32>()? * columns * lanes;
     Ok(format!("{head}x{strips}t{threads}{rest}").parse()?)
 }
 
@@ -122,7 +124,7 @@ fn nan_beside_the_rows(gpu: &Gpu) -> Result<(), Failed> {
     let (k, kv_layout) = spread(&tensors.k, 2, 91);
     let (v, _) = spread(&tensors.v, 2, 91);
     let lam = Placed::new(&queue, "lam", &tensors.lam, 0, DType::F32);
-    for text in ["r16k16m8x1", "r16k16m8x1a", "r16k16m8x1gd"] {
+    for text in ["r16k16m8x1", "r32k16m8x2c2", "r16k16m8x1g"] {
         let mut plan = PlanOptions::on(Path::Matrix);
         plan.tile = Some(tile(gpu, text)?);
         let plan = gpu.attention.plan_forward_blocking(&problem, plan)?;
@@ -150,7 +152,8 @@ fn misfits_are_refused(gpu: &Gpu) -> Result<(), Failed> {
     let problem = Problem::new(shape, DType::F16, Options::default());
     for (text, dtype) in [
         ("r16k16m8x1g", DType::F16),  // fewer queries than a matrix has rows
-        ("r16k16m8x1d", DType::Bf16), // not what the matrices take
+        ("r16k16m8x1g", DType::Bf16), // not what the matrices take
+        ("r16k8m8x2c2", DType::F16),  // fewer matrices of keys than columns
         ("r16k12m8x1", DType::F16),
         ("r16k16m8x1w16", DType::F16),
         ("r16k16m8x1p4", DType::F16),
