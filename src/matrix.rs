@@ -331,6 +331,7 @@ fn units_for(problem: &Problem, caps: &Caps) -> Result<(u32, u32)> {
 /// Every tile worth estimating for a problem on a device with such units.
 pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u32) -> Vec<MatrixTile> {
     let scalars = caps.backend == wgpu::Backend::Metal;
+    let group = problem.shape.group();
     // A software driver keeps no matrices in registers, and compiles long texts for minutes.
     let software = caps.kind == wgpu::DeviceType::Cpu;
     let base = MatrixTile {
@@ -355,7 +356,7 @@ pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u3
     for &keys in if software { &[16][..] } else { &[32, 64, 16][..] } {
         for &(strips, columns) in grids {
             for subgroups in [8, 4, 2, 1] {
-                for heads_per_tile in (1..=problem.shape.group()).filter(|heads| problem.shape.group() % heads == 0) {
+                for heads_per_tile in (1..=group).filter(|heads| group.is_multiple_of(*heads)) {
                     let tile = MatrixTile { subgroups, strips, columns, keys, heads_per_tile, ..base };
                     for q_global in [true, false] {
                         tiles.push(MatrixTile { q_global, q_resident: !software, ..tile });

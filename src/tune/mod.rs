@@ -5,8 +5,8 @@
 //! rows; [`Memory`] keeps the choice for the device and the kind of problem ([`class`]); [`Memory::recall`] gives it back as
 //! [`PlanOptions`]. The command does all of this in `diffattn tune`.
 //!
-//! There is no table of defaults for each vendor yet: a row needs a record from such a device, and none has been made.
-//! Until then an untuned plan goes by the estimates of `src/tile.rs` and `src/matrix.rs`.
+//! What records have decided already, an untuned plan takes by itself: the table in `src/tile/measured.rs`. Elsewhere it goes
+//! by the estimates of `src/tile.rs` and `src/matrix.rs`.
 
 mod experiments;
 mod memory;
