@@ -21,6 +21,7 @@ use crate::caps::Caps;
 use crate::problem::{DType, Mask, Problem, Shape};
 use crate::tile::{AnyTile, BackwardTile, NAIVE_THREADS, Path, Sweep};
 pub(crate) use files::file;
+#[cfg(feature = "bench")]
 pub(crate) use unroll::unroll;
 
 /// The head of a text that uses matrix units: what it enables, and its operands A and B and its sums C, squares of `size`.
