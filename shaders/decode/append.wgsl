@@ -17,7 +17,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (token >= e.q_len || !is_bound(e.sequence, kv_head)) {
         return;
     }
-    let row = row_of_key(e.sequence, kv_head, e.kv_len - e.q_len + token);
+    let row = row_of_key(start_of_keys(e.sequence, kv_head), kv_head, e.kv_len - e.q_len + token);
     if (is_value) {
         append_v(row, row_of(params.new_v, 0u, e.q_start + token, kv_head));
     } else {

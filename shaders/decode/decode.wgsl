@@ -7,7 +7,8 @@
 // output elements. Where the output has fewer octets than there are key lanes, GROUPS groups of lanes take every
 // GROUPS-th key.
 //
-// Few rows (not STAGED; ROW_LANES = 1): K and V go from the cache straight to registers, Q stays in workgroup memory.
+// Few rows (not STAGED; ROW_LANES = 1): K and V go from the cache straight to registers, AHEAD octets at a time; Q
+// stays in workgroup memory.
 // Many rows (STAGED): K, then V in its place, are shared through workgroup memory as they are stored; Q is re-read.
 // Either way each element of K and V is loaded once, whatever the number of rows in the workgroup.
 //
@@ -31,9 +32,12 @@ const GROUPS: u32 = KEY_LANES / GROUP_LANES;
 // What one lane reads of a tile of K: KEY_OCTETS of KEYS_PER_LANE keys, KEY_AHEAD of each at a time.
 const KEY_OCTETS: u32 = (HEAD_OCTETS + PARTS - 1u) / PARTS;
 const KEY_AHEAD: u32 = clamp(AHEAD / KEYS_PER_LANE, 1u, KEY_OCTETS);
+const WHOLE_OCTETS: bool = HEAD_OCTETS % (PARTS * KEY_AHEAD) == 0u;  // no lane goes beyond the last octet
 // And of V: OCTETS_PER_LANE of GROUP_KEYS keys, VALUE_AHEAD keys at a time.
 const GROUP_KEYS: u32 = (KEYS + GROUPS - 1u) / GROUPS;
 const VALUE_AHEAD: u32 = clamp(AHEAD / OCTETS_PER_LANE, 1u, GROUP_KEYS);
+const WHOLE_KEYS: bool = KEYS % (GROUPS * VALUE_AHEAD) == 0u;  // no lane goes beyond the tile's last key
+const EARLY: bool = AHEAD > 1u && !STAGED;  // whether V's first ones are loaded before scores are exchanged
 alias Values = array<CacheElem, VALUE_AHEAD * OCTETS_PER_LANE>;
 
 var<workgroup> wg_q: array<Rows, Q_SLOTS>;                 // [element][pack], unless STAGED
@@ -49,6 +53,7 @@ struct Place {
     split: u32,
     first_row: u32,
     e: Entry,
+    keys: u32,  // where its keys start: see row_of_key
 }
 
 // Eight elements of a pack's rows of Q: one vector for each element.
@@ -110,21 +115,21 @@ fn load_v(row: u32, octet: u32) -> CacheElem {
     return v[row * VALUE_OCTETS + octet];
 }
 
-// What this lane multiplies of V, from its `first`-th key on. Keys from `count` on are not read: they do not exist, and a
-// weight of 0 does not silence a NaN.
+// What a lane multiplies next of V: VALUE_AHEAD keys from the `first`-th of its group on. Keys from `count` on do not
+// exist: they are not read, since a weight of 0 does not silence a NaN, and stay 0.
 fn load_values(at: Place, first_key: u32, count: u32, group: u32, first: u32, lane: u32) -> Values {
     var values = Values();
-    for (var i = 0u; i < VALUE_AHEAD; i++) {
-        let key = group + (first + i) * GROUPS;
+    for (var n = 0u; n < VALUE_AHEAD; n++) {
+        let key = group + (first + n) * GROUPS;
         if (key < min(KEYS, count)) {
-            let row = row_of_key(at.e.sequence, at.kv_head, first_key + key);
+            let row = row_of_key(at.keys, at.kv_head, first_key + key);
             for (var j = 0u; j < OCTETS_PER_LANE; j++) {
                 let octet = lane % GROUP_LANES + j * GROUP_LANES;
                 if (octet < VALUE_OCTETS) {
                     if (STAGED) {
-                        values[i * OCTETS_PER_LANE + j] = wg_kv[key * KV_STRIDE + octet];
+                        values[n * OCTETS_PER_LANE + j] = wg_kv[key * KV_STRIDE + octet];
                     } else {
-                        values[i * OCTETS_PER_LANE + j] = load_v(row, octet);
+                        values[n * OCTETS_PER_LANE + j] = load_v(row, octet);
                     }
                 }
             }
@@ -133,10 +138,11 @@ fn load_values(at: Place, first_key: u32, count: u32, group: u32, first: u32, la
     return values;
 }
 
+// Keys from `count` on are not read, here and for V, as above.
 fn stage_k(at: Place, lane: u32, first_key: u32, count: u32) {
     for (var i = lane; i < min(KEYS, count) * HEAD_OCTETS; i += THREADS) {
         let key = i / HEAD_OCTETS;
-        let row = row_of_key(at.e.sequence, at.kv_head, first_key + key);
+        let row = row_of_key(at.keys, at.kv_head, first_key + key);
         wg_kv[key * KV_STRIDE + i % HEAD_OCTETS] = load_k(row, i % HEAD_OCTETS);
     }
 }
@@ -144,7 +150,7 @@ fn stage_k(at: Place, lane: u32, first_key: u32, count: u32) {
 fn stage_v(at: Place, lane: u32, first_key: u32, count: u32) {
     for (var i = lane; i < min(KEYS, count) * VALUE_OCTETS; i += THREADS) {
         let key = i / VALUE_OCTETS;
-        let row = row_of_key(at.e.sequence, at.kv_head, first_key + key);
+        let row = row_of_key(at.keys, at.kv_head, first_key + key);
         wg_kv[key * KV_STRIDE + i % VALUE_OCTETS] = load_v(row, i % VALUE_OCTETS);
     }
 }
@@ -195,6 +201,8 @@ fn run(workgroup: u32, lane: u32) {
     if (at.first_row >= rows || !is_bound(at.e.sequence, at.kv_head)) {
         return;
     }
+    // Once: some drivers do not take it out of the loops over keys.
+    at.keys = start_of_keys(at.e.sequence, at.kv_head);
     // What is the same for all lanes is spelled out: drivers that see it load once instead of once for each lane.
     let first_pack = select(lane / KEY_LANES * ROW_PACKS, 0u, ROW_LANES == 1u);
     let key_lane = select(lane % KEY_LANES, lane, ROW_LANES == 1u);
@@ -235,20 +243,20 @@ fn run(workgroup: u32, lane: u32) {
         for (var n = 0u; n < KEYS_PER_LANE; n++) {
             let key = n * COLUMNS + column;
             if (key < count) {
-                cache_row[n] = row_of_key(at.e.sequence, at.kv_head, first_key + key);
+                cache_row[n] = row_of_key(at.keys, at.kv_head, first_key + key);
                 factor[n] = scales_of(cache_row[n]);
             }
         }
         // Zero in words: see forward.wgsl.
         var score = array<Rows, ROW_PACKS * KEYS_PER_LANE>();
         for (var first = 0u; first < KEY_OCTETS; first += KEY_AHEAD) {
-            // All loads before the first use.
+            // All loads before the first use. What does not exist is not read and stays 0.
             var x = array<CacheElem, KEY_AHEAD * KEYS_PER_LANE>();
             for (var j = 0u; j < KEY_AHEAD; j++) {
                 let octet = part + (first + j) * PARTS;
                 for (var n = 0u; n < KEYS_PER_LANE; n++) {
                     let key = n * COLUMNS + column;
-                    if (key < count && octet < HEAD_OCTETS) {
+                    if (key < count && (WHOLE_OCTETS || octet < HEAD_OCTETS)) {
                         if (STAGED) {
                             x[j * KEYS_PER_LANE + n] = wg_kv[key * KV_STRIDE + octet];
                         } else {
@@ -263,7 +271,7 @@ fn run(workgroup: u32, lane: u32) {
                 for (var n = 0u; n < KEYS_PER_LANE; n++) {
                     unpacked[n] = unpack_cache(x[j * KEYS_PER_LANE + n]);
                 }
-                if (octet < HEAD_OCTETS) {
+                if (WHOLE_OCTETS || octet < HEAD_OCTETS) {
                     for (var r = 0u; r < ROW_PACKS; r++) {
                         let a = query_octet(at, first_pack + r, octet);
                         for (var n = 0u; n < KEYS_PER_LANE; n++) {
@@ -276,7 +284,7 @@ fn run(workgroup: u32, lane: u32) {
         }
         // On their way while scores are exchanged.
         var values = Values();
-        if (!STAGED && group < GROUPS) {
+        if (EARLY && group < GROUPS) {
             values = load_values(at, first_key, count, group, 0u, key_lane);
         }
         // Only tiles at an edge of the mask or of the keys pay for comparisons.
@@ -321,17 +329,18 @@ fn run(workgroup: u32, lane: u32) {
 
         if (group < GROUPS) {
             for (var first = 0u; first < GROUP_KEYS; first += VALUE_AHEAD) {
-                if (STAGED || first > 0u) {
+                if (!EARLY || first > 0u) {
                     values = load_values(at, first_key, count, group, first, key_lane);
                 }
-                for (var i = 0u; i < VALUE_AHEAD; i++) {
-                    let key = group + (first + i) * GROUPS;
-                    if (key < min(KEYS, count)) {
+                for (var n = 0u; n < VALUE_AHEAD; n++) {
+                    let key = group + (first + n) * GROUPS;
+                    // Keys from `count` on add 0 · 0.
+                    if (WHOLE_KEYS || key < KEYS) {
                         for (var j = 0u; j < OCTETS_PER_LANE; j++) {
-                            let x = unpack_cache(values[i * OCTETS_PER_LANE + j]);
+                            let x = unpack_cache(values[n * OCTETS_PER_LANE + j]);
                             for (var r = 0u; r < ROW_PACKS; r++) {
-                                let o_index = r * OCTETS_PER_LANE + j;
-                                o[o_index] = add_weighted(o[o_index], wg_weight[(first_pack + r) * KEYS + key], x);
+                                let i = r * OCTETS_PER_LANE + j;
+                                o[i] = add_weighted(o[i], wg_weight[(first_pack + r) * KEYS + key], x);
                             }
                         }
                     }
