@@ -143,7 +143,8 @@ impl DecodePlan {
         self.tile
     }
 
-    /// Workgroups that share the keys of one sequence and KV head.
+    /// Workgroups that share the keys of one sequence and KV head: unless asked for, as many as fill such a device,
+    /// which is a guess, since WebGPU does not tell its cores.
     pub fn splits(&self) -> u32 {
         self.splits
     }
@@ -181,7 +182,8 @@ impl DecodePass {
         self.dispatches.len()
     }
 
-    /// Bytes of device memory held beside the caller's buffers and the cache.
+    /// Bytes of device memory held beside the caller's buffers and the cache: mostly the splits' states, which the
+    /// planner keeps to 1 MiB or to 1/64 of the keys and values that a step reads at most, whichever is more.
     pub fn scratch_bytes(&self) -> u64 {
         self.scratch_bytes
     }

@@ -17,11 +17,18 @@ const MOST_ROWS: u64 = 1 << 16;
 /// Splits of the keys, at most.
 pub(super) const MOST_SPLITS: u32 = 1 << 12;
 
-/// Invocations that fill a discrete GPU. WebGPU does not tell its cores; of 132 of them, 64 streams of 32768 keys reach 5, 17,
-/// 69, 68 and 64 % of the read bandwidth in 1, 4, 16, 32 and 48 splits of 64 invocations.
-const DISCRETE_LANES: u32 = 1 << 16;
+/// Invocations that fill a discrete GPU: 1024 workgroups of 64. WebGPU does not tell its cores; of 132 of them, 64
+/// streams of 32768 keys reach 69, 68 and 64 % of the read bandwidth in 16, 32 and 48 splits of 64 invocations, and in
+/// 4 splits a quarter of that.
+const DISCRETE_LANES: u32 = 1024 * 64;
 
-/// The states of splits are at most this share of what a step reads.
+/// Invocations that fill any other: for each core two workgroups of 128, or as many more as they are smaller.
+const OTHER_LANES: u32 = 2 * CORES * 128;
+
+/// Bytes that the states of splits may take at any size, as everything that is allocated beside the caller's tensors.
+const LEAST_ROOM: u64 = 1 << 20;
+
+/// And for a step that reads more than that: the share of K's and V's bytes up to which what is written stays small.
 const STATES_SHARE: u64 = 64;
 
 /// Attention of few new tokens to a cache: for each sequence, [`Problem`] with the cached tokens as keys.
@@ -131,19 +138,96 @@ impl DecodeProblem {
         }
     }
 
-    /// Workgroups that fill the device, at least two tiles of keys for each split, and states that are small: below 1 MiB, as
-    /// everything that is allocated beside the caller's tensors, or beside what the step reads.
+    /// As many as fill the device with workgroups, while each has two tiles of keys and their states have room.
     pub(crate) fn splits(&self, tile: &DecodeTile, caps: &Caps) -> u32 {
         let row_tiles = self.rows().div_ceil(tile.rows());
         let KvConfig { head_dim, value_dim, kv_heads, dtype, .. } = self.cache;
         let streams = u64::from(self.batch) * u64::from(kv_heads);
-        let workgroups = streams * u64::from(row_tiles);
-        let lanes = if caps.kind == wgpu::DeviceType::DiscreteGpu { DISCRETE_LANES } else { 2 * CORES * 128 };
-        let wanted = (u64::from(lanes / tile.threads) / workgroups) as u32;
-        let states = workgroups * u64::from(tile.rows()) * 4 * (u64::from(value_dim) + 4);
-        let key = u64::from(head_dim + value_dim) * dtype.size();
+        let workgroups = streams.saturating_mul(row_tiles.into()).max(1);
+        let lanes = if caps.kind == wgpu::DeviceType::DiscreteGpu { DISCRETE_LANES } else { OTHER_LANES };
+        let wanted = u64::from(lanes / tile.threads) / workgroups;
+        let row = 4 * (u64::from(value_dim) + 4);
+        let states = workgroups.saturating_mul(u64::from(tile.rows()) * row);
+        let key = (u64::from(head_dim) + u64::from(value_dim)) * dtype.size();
         let read = streams.saturating_mul(u64::from(self.most_keys())).saturating_mul(key);
-        let room = ((read / STATES_SHARE).max(1 << 20) / states.max(1)).min(u64::from(MOST_SPLITS)) as u32;
-        wanted.min(self.most_keys().div_ceil(tile.keys()) / 2).min(room).max(1)
+        let room = (read / STATES_SHARE).max(LEAST_ROOM) / states;
+        let whole = u64::from(self.most_keys().div_ceil(tile.keys()) / 2);
+        wanted.min(whole).min(room).clamp(1, MOST_SPLITS.into()) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv_cache::KvDType;
+    use wgpu::DeviceType;
+
+    fn problem(batch: u32, capacity: u32) -> DecodeProblem {
+        let (kv_heads, dim) = (8, 128);
+        let cache = KvConfig {
+            sequences: batch,
+            capacity,
+            kv_heads,
+            head_dim: dim,
+            value_dim: dim,
+            dtype: KvDType::F16,
+            pages: None,
+        };
+        let options = Options { causal: true, ..Options::default() };
+        DecodeProblem { cache, batch, q_len: 1, heads: 16, dtype: DType::F16, options }
+    }
+
+    fn device(kind: DeviceType) -> Caps {
+        Caps { kind, software: kind == DeviceType::Cpu, subgroups: Some((8, 8)), ..Caps::floor() }
+    }
+
+    fn splits(problem: &DecodeProblem, kind: DeviceType) -> u32 {
+        let (_, tile) = problem.tile(&device(kind)).expect("a tile");
+        problem.splits(&tile, &device(kind))
+    }
+
+    #[test]
+    fn splits_fill_the_device() {
+        // Workgroups of 64 on GPUs, of 32 on a software driver. For one sequence the states have room for 124.
+        for (batch, discrete, integrated, software) in [(1, 124, 8, 16), (8, 16, 1, 2), (64, 2, 1, 1), (1000, 1, 1, 1)]
+        {
+            let problem = problem(batch, 32768);
+            assert_eq!(splits(&problem, DeviceType::DiscreteGpu), discrete, "{batch} sequences");
+            assert_eq!(splits(&problem, DeviceType::IntegratedGpu), integrated, "{batch} sequences");
+            assert_eq!(splits(&problem, DeviceType::Other), integrated, "{batch} sequences");
+            assert_eq!(splits(&problem, DeviceType::Cpu), software, "{batch} sequences");
+        }
+    }
+
+    #[test]
+    fn each_split_has_two_tiles_of_keys() {
+        for (keys, expected) in [(1, 1), (64, 1), (129, 1), (256, 2), (1024, 8)] {
+            assert_eq!(splits(&problem(1, keys), DeviceType::DiscreteGpu), expected, "{keys} keys");
+        }
+        let mut windowed = problem(1, 32768);
+        windowed.options.window = (Some(255), None);
+        assert_eq!(splits(&windowed, DeviceType::DiscreteGpu), 2);
+    }
+
+    #[test]
+    fn states_of_splits_are_small_beside_what_is_read() {
+        for batch in [1, 2, 8, 32] {
+            for keys in [512, 4096, 32768] {
+                for q_len in [1, 2, 16] {
+                    let problem = DecodeProblem { q_len, ..problem(batch, keys) };
+                    let (_, tile) = problem.tile(&device(DeviceType::DiscreteGpu)).expect("a tile");
+                    let splits = problem.splits(&tile, &device(DeviceType::DiscreteGpu));
+                    let states = u64::from(batch * 8 * problem.rows() * splits) * 4 * (128 + 4);
+                    let read = u64::from(batch * 8) * u64::from(keys) * 512;
+                    let least = splits == 1 || states <= (1 << 20).max(read / 64);
+                    assert!(least, "{states} bytes of states for {read}: {splits} splits of {problem:?}");
+                }
+            }
+        }
+        // Nothing overflows at sizes that no device holds.
+        let mut huge = problem(u32::MAX, u32::MAX);
+        (huge.cache.kv_heads, huge.heads) = (1 << 30, 1 << 30);
+        let tile = "r4k64t64n4p4v4a8".parse().expect("a tile");
+        assert_eq!(huge.splits(&tile, &device(DeviceType::DiscreteGpu)), 1);
     }
 }
