@@ -59,7 +59,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub tile: Option<AnyTile>,
 
-    /// Tile of the decode kernel, as in its label: r4k64t64n4p4v4
+    /// Tile of the decode kernel, as in its label: r4k64t64n4p4v4a8
     #[arg(long, value_name = "TILE")]
     pub decode_tile: Option<DecodeTile>,
 
@@ -239,7 +239,7 @@ mod tests {
             }
         }
         let forward = Case { tile: "r64k16t64n4".parse().ok(), ..suite("--op forward").cases[0] };
-        let decode_tile = "r4k64t64n4p4v4".parse().ok();
+        let decode_tile = "r4k64t64n4p4v4a8".parse().ok();
         let decode = Case { decode_tile, splits: Some(3), runtime_checks: true, ..suite("--op decode").cases[0] };
         for case in [forward, decode] {
             assert_eq!(suite(&case.flags()).cases, [case], "{}", case.flags());
