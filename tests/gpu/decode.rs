@@ -6,8 +6,8 @@ use crate::support::{self, Tensors};
 use crate::{Case, case};
 use diffattn::reference::Judge;
 use diffattn::{
-    DType, DecodeBuffers, DecodeOptions, DecodeProblem, DiffAttention, Error, ForwardBuffers, HostInputs, HostOutputs,
-    KvConfig, KvDType, Options, Pages, Path, PlanOptions, Problem, Shape, read_buffer, wgpu,
+    DType, DecodeBuffers, DecodeOptions, DecodeProblem, DecodeTile, DiffAttention, Error, ForwardBuffers, HostInputs,
+    HostOutputs, KvConfig, KvDType, Options, Pages, Path, PlanOptions, Problem, Shape, read_buffer, wgpu,
 };
 use libtest_mimic::Failed;
 use wgpu::util::DeviceExt as _;
@@ -297,11 +297,11 @@ fn int8_within_its_step(gpu: &Gpu) -> Result<(), Failed> {
 }
 
 /// The counting build: every element of a visible key and value is loaded once, whatever the number of query heads,
-/// and no other is touched.
+/// and no other is touched. However many loads go ahead: also in steps that the elements and keys do not divide into.
 fn each_element_is_loaded_once(gpu: &Gpu) -> Result<(), Failed> {
     let rng = &mut support::rng();
     let (kv_heads, head_dim, value_dim, capacity) = (2, 40, 24, 600);
-    for (heads, q_len, splits) in [(2, 1, 3), (4, 2, 1), (64, 1, 2)] {
+    for (heads, q_len, splits, ahead) in [(2, 1, 3, 1), (2, 1, 3, 8), (4, 2, 1, 1), (4, 2, 1, 5), (64, 1, 2, 1)] {
         for path in decode_paths(&gpu.attention) {
             let rows = heads / kv_heads * 2 * q_len;
             if path == Path::Subgroup && rows > 8 {
@@ -315,6 +315,8 @@ fn each_element_is_loaded_once(gpu: &Gpu) -> Result<(), Failed> {
             (options.splits, options.count_loads) = (Some(splits), true);
             let mut how = Step { heads, q_len, options: Options::default() };
             (how.options.causal, how.options.window) = (true, (Some(300), None));
+            let plan = world.attention.plan_decode_blocking(&world.decode_problem(2, how), options)?;
+            options.tile = Some(DecodeTile { ahead, ..plan.tile() });
             judge(world.step(&[(0, q_len), (1, q_len)], how, options, rng)?, "counted")?;
             for sequence in 0..2 {
                 let len = lengths[sequence as usize];
@@ -328,7 +330,9 @@ fn each_element_is_loaded_once(gpu: &Gpu) -> Result<(), Failed> {
                                 let count = world.loads[index][member];
                                 if count != expected {
                                     let what = ["K", "V"][member];
-                                    let how = format!("{heads} heads, {q_len} tokens, {splits} splits, {path:?}");
+                                    let how = format!(
+                                        "{heads} heads, {q_len} tokens, {splits} splits, {ahead} ahead, {path:?}"
+                                    );
                                     return Err(format!("{what} of key {key} of {len}: {count} loads; {how}").into());
                                 }
                             }
