@@ -192,9 +192,9 @@ const EXPERIMENTS: &[Experiment] = &[
         tile.keys_per_lane = 8
     }),
     decode("ahead1", "every load used at once: 0.7", |tile| tile.ahead = 1),
-    decode("ahead4", "4 loads of K and of V on their way: 0.95", |tile| tile.ahead = 4),
+    decode("ahead4", "4 loads of K and of V on their way: 0.96", |tile| tile.ahead = 4),
     decode("ahead8", "8 loads on their way: the base", |tile| tile.ahead = 8),
-    decode("ahead16", "16 loads on their way, more registers: 0.95", |tile| tile.ahead = 16),
+    decode("ahead16", "16 loads on their way, more registers: 0.96", |tile| tile.ahead = 16),
     decode("threads32", "workgroups of 32: cheapest barriers, 0.9 to 1.1", |tile| set_threads(tile, 32)),
     decode("threads64", "workgroups of 64: the base", |tile| set_threads(tile, 64)),
     decode("threads128", "workgroups of 128: fewer partial results to merge, 0.9 to 1.05", |tile| {
