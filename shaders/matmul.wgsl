@@ -1,7 +1,8 @@
 // Matrix product C[rows × columns] = A[rows × depth] · B[depth × columns]: the three products of a linear layer.
 //
 // A workgroup owns a tile of ROWS × 4·COLUMN_QUADS elements of C. Invocations form a grid of ROW_LANES × COLUMN_LANES;
-// each owns ROWS_PER_LANE rows (ROW_LANES apart) of QUADS_PER_LANE column quads (COLUMN_LANES apart), in registers:
+// each owns ROWS_PER_LANE rows (ROW_LANES apart) of QUADS_PER_LANE column quads (COLUMN_LANES apart), in registers, for
+// which loops marked `unrolled` are written out by src/shader/unroll.rs where drivers would not:
 //
 //     for four steps of depth: ROWS_PER_LANE + 4 · QUADS_PER_LANE vector loads, 16 · ROWS_PER_LANE · QUADS_PER_LANE
 //     multiply-adds
@@ -75,7 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         for (var k = 0u; k < DEPTH_QUADS; k++) {
             var b = array<vec4<f32>, 4u * QUADS_PER_LANE>();
-            for (var n = 0u; n < QUADS_PER_LANE; n++) {
+            for (var n = 0u; n < QUADS_PER_LANE; n++) { // unrolled
                 if (STAGE_B) {
                     for (var i = 0u; i < 4u; i++) {
                         b[4u * n + i] = wg_b[(4u * k + i) * COLUMN_QUADS + n * COLUMN_LANES + quad];
@@ -87,9 +88,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     }
                 }
             }
-            for (var r = 0u; r < ROWS_PER_LANE; r++) {
+            for (var r = 0u; r < ROWS_PER_LANE; r++) { // unrolled
                 let a = wg_a[(r * ROW_LANES + row_lane) * A_STRIDE + k];
-                for (var n = 0u; n < QUADS_PER_LANE; n++) {
+                for (var n = 0u; n < QUADS_PER_LANE; n++) { // unrolled
                     var x = fma(vec4<f32>(a.x), b[4u * n], sum[r * QUADS_PER_LANE + n]);
                     x = fma(vec4<f32>(a.y), b[4u * n + 1u], x);
                     x = fma(vec4<f32>(a.z), b[4u * n + 2u], x);
@@ -100,9 +101,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
 
-    for (var r = 0u; r < ROWS_PER_LANE; r++) {
+    for (var r = 0u; r < ROWS_PER_LANE; r++) { // unrolled
         let row = first_row + r * ROW_LANES + row_lane;
-        for (var n = 0u; n < QUADS_PER_LANE; n++) {
+        for (var n = 0u; n < QUADS_PER_LANE; n++) { // unrolled
             let column_quad = first_quad + n * COLUMN_LANES + quad;
             if (row < params.rows && column_quad < params.column_quads) {
                 write_quad(row, column_quad, sum[r * QUADS_PER_LANE + n]);

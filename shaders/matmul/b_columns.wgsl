@@ -11,11 +11,9 @@ fn b_block(quad: u32, depth_quad: u32) -> mat4x4<f32> {
         load_b(min(4u * quad + 2u, last) * params.b_stride + first),
         load_b(min(4u * quad + 3u, last) * params.b_stride + first),
     ));
-    if (4u * depth_quad + 4u > params.depth) {
-        let exists = existing(depth_quad);
-        for (var j = 0u; j < 4u; j++) {
-            block[j] = select(vec4<f32>(0.0), block[j], exists[j]);
-        }
+    let exists = existing(depth_quad);
+    for (var j = 0u; j < 4u; j++) {
+        block[j] = select(vec4<f32>(0.0), block[j], exists[j]);
     }
     return block;
 }

@@ -63,7 +63,10 @@ impl MatmulKernel {
 
     /// Whether marked loops are written out.
     pub(super) const fn unrolled(&self) -> bool {
-        matches!(self.tile, AnyMatmulTile::Matrix(tile) if tile.unrolled)
+        match self.tile {
+            AnyMatmulTile::Tiled(tile) => tile.unrolled(),
+            AnyMatmulTile::Matrix(tile) => tile.unrolled,
+        }
     }
 
     /// What comes before everything else.

@@ -71,6 +71,12 @@ impl MatmulTile {
         self.quads_per_lane * self.column_lanes
     }
 
+    /// Whether loops over an invocation's vectors of C are written out: of so many, drivers leave a loop, and the vectors
+    /// then lie in memory at addresses that they take for different ones in each lane.
+    pub const fn unrolled(&self) -> bool {
+        self.rows_per_lane * self.quads_per_lane > 32
+    }
+
     /// vec4 slots between two rows of A in workgroup memory: odd.
     pub const fn a_stride(&self) -> u32 {
         (self.depth / 4) | 1
@@ -130,8 +136,8 @@ fn candidates(software: bool) -> impl Iterator<Item = MatmulTile> {
             .map(move |column_lanes| (threads, column_lanes))
     });
     // Sixteen vectors of C are as many as every GPU keeps in registers beside the operands.
-    let most = if software { 32 } else { 16 };
-    let blocks = [(32, 1), (16, 1), (8, 2), (8, 1), (4, 2), (4, 1), (2, 1), (1, 1)];
+    let most = if software { 64 } else { 16 };
+    let blocks = [(64, 1), (32, 1), (16, 1), (8, 2), (8, 1), (4, 2), (4, 1), (2, 1), (1, 1)];
     lanes.flat_map(move |(threads, column_lanes)| {
         let blocks = blocks.into_iter().filter(move |(rows, quads)| rows * quads <= most);
         blocks.flat_map(move |(rows_per_lane, quads_per_lane)| {
@@ -193,7 +199,7 @@ mod tests {
                     tile.validate(&caps).unwrap_or_else(|error| panic!("{form:?} {rows} × {columns}: {error}"));
                 }
                 let tile = matmul_tile(form, 4096, 4096, &caps);
-                assert_eq!(tile.rows_per_lane * tile.quads_per_lane, if caps.software { 32 } else { 16 }, "{tile:?}");
+                assert_eq!(tile.rows_per_lane * tile.quads_per_lane, if caps.software { 64 } else { 16 }, "{tile:?}");
                 assert_eq!(tile.stage_b, !caps.software, "{tile:?}");
             }
         }
