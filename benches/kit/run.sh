@@ -73,6 +73,10 @@ for len in 4096 16384; do
 done
 step bench-decode-goal 6 "$diffattn" bench "${chosen[@]}" --shape b8q1kv32768h16/8d128 --form fused,baseline -o "$results"
 goal=b1q4096kv4096h16/8d128
+step bench-module 6 "$diffattn" bench "${chosen[@]}" --op module,train --form fused,baseline,v1,matmul --shape "$goal" -o "$results"
+step bench-product 3 "$diffattn" bench "${chosen[@]}" --op module,train --form matmul --shape b1q1024kv1024h8/8d128 \
+  --dtype f32,f16 --path portable,auto -o "$results"
+step bench-backward 6 "$diffattn" bench "${chosen[@]}" --op backward --form fused,unfused --shape "$goal" -o "$results"
 sweep=("$diffattn" tune "${chosen[@]}" --sweep all --seconds 1 -o "$results")
 step sweep-matrix 14 "${sweep[@]}" --shape "$goal"
 step sweep-portable 8 "${sweep[@]}" --shape "$goal" --path portable
@@ -92,6 +96,6 @@ say "wall time                $((SECONDS - begin)) s"
 tar -C "$(dirname "$results")" -czf "$results.tar.gz" "$(basename "$results")"
 echo
 cat "$summary"
-grep -hE '^\| *(forward|decode|backward)' "$results"/bench-*.txt 2>/dev/null || true
+grep -hE '^\| *(forward|decode|backward|module|train)' "$results"/bench-*.txt 2>/dev/null || true
 echo "send $results.tar.gz"
 exit $wrong

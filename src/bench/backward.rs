@@ -2,10 +2,10 @@
 
 use web_time::Instant;
 
+use super::case::{Case, Form};
 use super::glue::Glue;
 use super::stopwatch::Stopwatch;
 use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
-use super::suite::{Case, Form};
 use super::tensors::Tensors;
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::error::Result;
@@ -131,7 +131,7 @@ pub(super) async fn prepare<'a>(
     });
     let outputs = match case.form {
         Form::Baseline => Outputs::StandardGradients { dq, dk, dv, head_dim: problem.shape.head_dim },
-        Form::Fused | Form::Unfused => Outputs::Gradients { dq, dk, dv, dlam },
+        _ => Outputs::Gradients { dq, dk, dv, dlam },
     };
-    Ok(OnDevice { attention, stopwatch, kernel, record, outputs })
+    Ok(OnDevice { attention, stopwatch, kernel, record, judged: None, outputs })
 }

@@ -5,10 +5,10 @@ use std::cell::Cell;
 
 use web_time::Instant;
 
+use super::case::{Case, Form};
 use super::limits::beyond_caches;
 use super::stopwatch::Stopwatch;
 use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
-use super::suite::{Case, Form};
 use super::tensors::{SHIFT, Tensors};
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ pub(super) async fn prepare<'a>(
             unreachable!("{error}");
         }
     });
-    Ok(OnDevice { attention, stopwatch, kernel, record, outputs: Outputs::Out(out) })
+    Ok(OnDevice { attention, stopwatch, kernel, record, judged: None, outputs: Outputs::Out(out) })
 }
 
 /// A cache full of the tensors' keys and values, at a step of one token that is there already.

@@ -2,10 +2,10 @@
 
 use web_time::Instant;
 
+use super::case::{Case, Form};
 use super::glue::Glue;
 use super::stopwatch::Stopwatch;
 use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
-use super::suite::{Case, Form};
 use super::tensors::Tensors;
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::error::Result;
@@ -81,5 +81,5 @@ pub(super) async fn prepare<'a>(
             glue.encode(recorder);
         }
     });
-    Ok(OnDevice { attention, stopwatch, kernel, record, outputs: Outputs::Out(out) })
+    Ok(OnDevice { attention, stopwatch, kernel, record, judged: None, outputs: Outputs::Out(out) })
 }

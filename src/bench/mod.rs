@@ -6,11 +6,14 @@
 //! beside those of another device while [`Header::suite`] and [`Header::suite_version`] are the same.
 
 mod backward;
+mod case;
 mod decode;
 mod forward;
 mod glue;
 mod header;
 mod limits;
+mod module;
+mod product;
 mod record;
 mod roofline;
 mod run;
@@ -23,9 +26,10 @@ mod tensors;
 mod validate;
 mod verify;
 
+pub use case::{Case, Form, Op, Runner, ShapeText};
 pub use glue::Glue;
 pub use record::{Header, Limits, Record, Row, SCHEMA, Skipped, Timer};
 pub use roofline::{Bound, Cost};
 pub use run::{Observer, Settings, Stage, run};
 pub use shaders::Probe;
-pub use suite::{Case, Form, Op, Runner, ShapeText, Suite};
+pub use suite::Suite;

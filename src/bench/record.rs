@@ -127,9 +127,11 @@ pub struct Row {
     /// Label of the kernel: the pipeline's own. Of a composition, its parts joined by ` + `.
     pub label: String,
     /// What is computed: `fused` (DIFF V2), `unfused` (2·heads standard heads, then the subtraction), `baseline`
-    /// (standard attention with `heads` heads) or `matmul`, `module`.
+    /// (standard attention with `heads` heads); of a module also `v1` (DIFF V1 with half the heads, of twice the width) and
+    /// `matmul` (the output projection alone).
     pub form: String,
-    /// `forward`, `decode` or `backward`, or `module`.
+    /// `forward`, `decode`, `backward`; of a whole module with d_model = heads · head_dim `module`, its forward, or `train`,
+    /// with its gradients.
     pub op: String,
     /// `naive`, `portable`, `subgroup`, `matrix`, `cpu`, or a backend of another stack.
     pub path: String,
@@ -161,8 +163,9 @@ pub struct Row {
     pub max_err: f64,
     /// The bound.
     pub err_bound: f64,
-    /// What was held against the reference: `whole`, every element; or `sample`, every element of a smaller problem
-    /// through the same kernel, and rows of the case itself.
+    /// What was held against the reference: `whole`, every element; `sample`, every element of a smaller problem through
+    /// the same kernel, and rows of the case itself (of a product only these); or `prefix`, the first tokens of a module,
+    /// and the gradients where dy is zero behind them.
     #[serde(default)]
     pub verified: String,
     /// How the samples were timed.

@@ -1,9 +1,9 @@
 //! What a case costs at least, and which limit of the device binds it. Pure.
 
+use super::case::{Case, Form, Op};
 use super::record::Limits;
-use super::suite::{Case, Form, Op};
 use crate::host::Sizes;
-use crate::problem::{DType, Problem};
+use crate::problem::{DType, Problem, Shape};
 
 /// What a case costs at least, whoever computes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,14 +21,33 @@ pub struct Cost {
 impl Case {
     /// What the case costs at least.
     pub fn cost(&self) -> Cost {
+        if self.op.is_module() {
+            return self.module_cost();
+        }
         let problem = self.problem();
         Cost { flop: self.flop(&problem), bytes: self.bytes(&problem) }
+    }
+
+    /// Of a module, or of its output projection: forward, and twice as many operations for the gradients. Bytes of x, y and
+    /// the parameters, and of their gradients; those of parameters are f32.
+    fn module_cost(&self) -> Cost {
+        let (config, Shape { batch, q_len, .. }) = (self.config(), self.shape);
+        let (tokens, width) = (f64::from(batch) * f64::from(q_len), f64::from(config.d_model));
+        let (flop, parameters) = match self.form {
+            Form::Matmul => (2.0 * tokens * width * width, width * width),
+            _ => (config.flops(batch, q_len), config.parameter_count() as f64),
+        };
+        let bytes = (2.0 * tokens * width + parameters) * self.dtype.size() as f64;
+        match self.op {
+            Op::Train => Cost { flop: 3.0 * flop, bytes: 2.0 * bytes + parameters * (4.0 - self.dtype.size() as f64) },
+            _ => Cost { flop, bytes },
+        }
     }
 
     /// Seconds that judging and timing the case will take on a device with these limits, by a rough guess; `most` is
     /// what the suite has for one case. For a progress bar.
     pub fn estimate(&self, limits: &Limits, most: f64) -> f64 {
-        let judging = 0.3 + self.problem().flops().min(3e8) / 3e8;
+        let judging = 0.3 + self.cost().flop.min(3e8) / 3e8;
         let bound = limits.bound(self.cost(), self.dtype, 1).map_or(0.0, |bound| bound.ns / 1e9);
         // At best it would take 25 runs, and kernels reach a fifth of that.
         if 5.0 * bound > most { 0.0 } else { judging + (125.0 * bound).min(most) }
@@ -38,12 +57,11 @@ impl Case {
         // Two products for each of the 2·heads query heads.
         let forward = problem.flops();
         match (self.op, self.form) {
-            (Op::Forward | Op::Decode, Form::Fused | Form::Unfused) => forward,
-            (Op::Decode, Form::Baseline) => forward,
             (Op::Forward, Form::Baseline) => forward / 2.0,
             (Op::Backward, Form::Fused) => forward * 8.0 / 4.0,
             (Op::Backward, Form::Unfused) => forward * 5.0 / 2.0,
             (Op::Backward, Form::Baseline) => forward * 5.0 / 4.0,
+            _ => forward,
         }
     }
 
@@ -65,12 +83,12 @@ impl Case {
             (k + v) * stored
         };
         match self.op {
-            Op::Forward | Op::Decode => (q + out) * stored + cached + 4.0 * lam,
             // Reads q, k, v, λ, out, lse, a₂ and dout; writes dq, dk, dv and dλ.
             Op::Backward => {
                 let a2 = if self.form == Form::Fused { out } else { 0.0 };
                 (2.0 * (q + k + v) + 2.0 * out + a2) * stored + 4.0 * (2.0 * lam + lse)
             }
+            _ => (q + out) * stored + cached + 4.0 * lam,
         }
     }
 }

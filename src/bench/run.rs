@@ -1,14 +1,14 @@
 //! Running a suite: limits, then each case judged and timed, then the limits again.
 
+use super::case::{Case, Runner};
 use super::limits;
 use super::record::{Header, Limits, Record, Row, Skipped};
 use super::roofline::Bound;
 use super::stats::{median, percentile};
 use super::stopwatch::{Lap, Stopwatch};
-use super::subject::{Any, Kernel, Results, Subject};
-use super::suite::{Case, Runner, Suite};
-use super::tensors::Tensors;
-use super::verify::{self, Check};
+use super::subject::{Any, Inputs, Kernel, Results, Subject};
+use super::suite::Suite;
+use super::verify::Check;
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};
 
@@ -193,30 +193,29 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn case(&self, case: &Case, observer: &mut impl Observer) -> Result<Row, Missed> {
-        let problem = case.problem();
-        problem.validate()?;
+        case.validate()?;
         self.timing.fits(self.bound(case, 1).map_or(0.0, |bound| bound.ns))?;
         let seed = self.settings.seed;
         if self.attention.caps().software && case.runner != Runner::Cpu && !case.is_small() {
             self.timing.fits(self.extrapolated(case).await?)?;
         }
-        let tensors = Tensors::random(case, &problem, seed)?;
-        let subject = Any::prepare(self.attention, self.stopwatch, case, &tensors, None).await?;
+        let inputs = Inputs::random(case, seed)?;
+        let subject = Any::prepare(self.attention, self.stopwatch, case, &inputs, None).await?;
         let small = case.smaller();
-        let small_tensors;
-        let control = if case.is_small() {
+        let small_inputs;
+        let control = if case.is_small() || case.op.is_module() {
             None
         } else {
-            small_tensors = Tensors::random(&small, &small.problem(), seed + 1)?;
+            small_inputs = Inputs::random(&small, seed + 1)?;
             let pinned = Some(subject.kernel().pinned);
-            let control = Any::prepare(self.attention, self.stopwatch, &small, &small_tensors, pinned).await?;
+            let control = Any::prepare(self.attention, self.stopwatch, &small, &small_inputs, pinned).await?;
             if control.kernel().label != subject.kernel().label {
                 let what = format!("a smaller problem on {}", subject.kernel().label);
                 return Err(Error::Unsupported { what, hint: format!("it gets {}", control.kernel().label) }.into());
             }
-            Some(Control { case: small, tensors: &small_tensors, subject: control })
+            Some(Control { case: small, inputs: &small_inputs, subject: control })
         };
-        let (judged, times) = self.timing.judge_and_time(case, &tensors, &subject, control, observer).await?;
+        let (judged, times) = self.timing.judge_and_time(case, &inputs, &subject, control, observer).await?;
         Ok(self.row(case, subject.kernel(), &judged, times.as_ref()))
     }
 
@@ -224,8 +223,8 @@ impl Bench<'_> {
     /// GPU runs it on few of its cores, which says nothing. A quarter of it, since a small case fills its tiles less.
     async fn extrapolated(&self, case: &Case) -> Result<f64> {
         let small = case.smaller();
-        let tensors = Tensors::random(&small, &small.problem(), self.settings.seed)?;
-        let subject = Any::prepare(self.attention, self.stopwatch, &small, &tensors, None).await?;
+        let inputs = Inputs::random(&small, self.settings.seed)?;
+        let subject = Any::prepare(self.attention, self.stopwatch, &small, &inputs, None).await?;
         // Drivers may compile in the first run.
         subject.sample(1).await?;
         Ok(0.25 * subject.sample(1).await?.ns() * case.cost().flop / small.cost().flop)
@@ -297,13 +296,13 @@ impl Timing {
     async fn judge_and_time<S: Subject>(
         &self,
         case: &Case,
-        tensors: &Tensors,
+        inputs: &Inputs,
         subject: &S,
         control: Option<Control<'_, S>>,
         observer: &mut impl Observer,
     ) -> Result<(Judged, Option<Times>), Missed> {
         let (first, results) = subject.results().await?;
-        let judged = judge(case, tensors, first, &results, control).await?;
+        let judged = judge(case, inputs, first, &results, control).await?;
         let times = match judged.check.passed {
             true => Some(self.time(subject, observer).await?),
             false => None,
@@ -353,7 +352,7 @@ impl Timing {
 /// A smaller case through the same kernel.
 struct Control<'a, S> {
     case: Case,
-    tensors: &'a Tensors,
+    inputs: &'a Inputs,
     subject: S,
 }
 
@@ -375,27 +374,27 @@ struct Times {
 /// of the control's.
 async fn judge<S: Subject>(
     case: &Case,
-    tensors: &Tensors,
+    inputs: &Inputs,
     first: Lap,
     results: &Results,
     control: Option<Control<'_, S>>,
 ) -> Result<Judged> {
-    let Some(Control { case: small, tensors: small_tensors, subject: control }) = control else {
-        let check = verify::whole(&case.problem(), tensors, results)?;
-        return Ok(Judged { check, verified: "whole", first });
+    let (check, verified) = inputs.judge(case, results, control.is_some())?;
+    let Some(Control { case: small, inputs: small_inputs, subject: control }) = control else {
+        return Ok(Judged { check, verified, first });
     };
-    let check = verify::sample(&case.problem(), tensors, results)?;
     let (_, results) = control.results().await?;
-    let check = check.and(verify::whole(&small.problem(), small_tensors, &results)?);
-    Ok(Judged { check, verified: "sample", first })
+    let check = check.and(small_inputs.judge(&small, &results, false)?.0);
+    Ok(Judged { check, verified, first })
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
+    use super::super::case::Op;
+    use super::super::module;
     use super::super::subject::OnCpu;
-    use super::super::suite::Op;
     use super::*;
     use crate::problem::Shape;
 
@@ -420,6 +419,9 @@ mod tests {
             match &mut results {
                 Results::Outputs(outputs) => (self.change)(&mut outputs.out),
                 Results::Gradients(gradients) => (self.change)(&mut gradients.dq),
+                Results::Y(y) => (self.change)(y),
+                Results::OfModule(gradients) => (self.change)(&mut gradients.dx),
+                Results::Products(products) => (self.change)(&mut products[0]),
             }
             Ok((lap, results))
         }
@@ -437,29 +439,35 @@ mod tests {
     }
 
     fn judge_and_time(case: &Case, change: fn(&mut Vec<f32>), control: Option<fn(&mut Vec<f32>)>) -> (bool, u32) {
-        let tensors = Tensors::random(case, &case.problem(), 1).unwrap();
+        let inputs = Inputs::random(case, 1).unwrap();
         let small = case.smaller();
-        let small_tensors = Tensors::random(&small, &small.problem(), 2).unwrap();
-        let broken = |case, tensors, change| Broken {
-            engine: OnCpu::new(case, tensors).unwrap(),
-            change,
-            samples: Cell::new(0),
-        };
-        let subject = broken(case, &tensors, change);
+        let small_inputs = Inputs::random(&small, 2).unwrap();
+        let broken = |case, inputs, change| Broken { engine: on_cpu(case, inputs), change, samples: Cell::new(0) };
+        let subject = broken(case, &inputs, change);
         let control = control.map(|change| {
-            let subject = broken(&small, &small_tensors, change);
-            Control { case: small, tensors: &small_tensors, subject }
+            let subject = broken(&small, &small_inputs, change);
+            Control { case: small, inputs: &small_inputs, subject }
         });
         let timing = Timing { seconds: 10.0 };
         let mut nobody = Nobody;
-        let done = pollster::block_on(timing.judge_and_time(case, &tensors, &subject, control, &mut nobody));
+        let done = pollster::block_on(timing.judge_and_time(case, &inputs, &subject, control, &mut nobody));
         let Ok((judged, times)) = done else { panic!("{case}: not measured") };
         assert_eq!(times.is_some(), judged.check.passed, "{case}");
         (judged.check.passed, subject.samples.get())
     }
 
+    fn on_cpu<'a>(case: &Case, inputs: &'a Inputs) -> OnCpu<'a> {
+        match inputs {
+            Inputs::Attention(tensors) => OnCpu::of_attention(case, tensors).unwrap(),
+            Inputs::Module(inputs) => module::on_cpu(case, inputs).unwrap(),
+        }
+    }
+
     fn case(op: Op) -> Case {
-        let shape = Shape { batch: 2, q_len: 150, kv_len: 160, heads: 4, kv_heads: 2, head_dim: 16, value_dim: 8 };
+        let mut shape = Shape { batch: 2, q_len: 150, kv_len: 160, heads: 4, kv_heads: 2, head_dim: 16, value_dim: 8 };
+        if op.is_module() {
+            (shape.kv_len, shape.value_dim) = (shape.q_len, shape.head_dim);
+        }
         Case::new(op, shape)
     }
 
@@ -473,7 +481,7 @@ mod tests {
             |out| out.rotate_left(8),
             |out| *out.last_mut().unwrap() = f32::INFINITY,
         ];
-        for op in [Op::Forward, Op::Backward] {
+        for op in [Op::Forward, Op::Backward, Op::Module, Op::Train] {
             for change in wrong {
                 assert_eq!(judge_and_time(&case(op), change, None), (false, 0), "{op:?} whole");
                 assert_eq!(judge_and_time(&case(op), change, Some(|_| ())), (false, 0), "{op:?} sampled");

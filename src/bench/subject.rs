@@ -1,20 +1,20 @@
 //! What can be judged and timed: kernels on the device, or the CPU engine.
 
-use std::borrow::Cow;
-
 use web_time::Instant;
 
+use super::case::{Case, Form, Op, Runner};
 use super::stopwatch::{Lap, Stopwatch};
-use super::suite::{Case, Op, Runner};
 use super::tensors::Tensors;
-use super::{backward, decode, forward};
+use super::verify::{self, Check};
+use super::{backward, decode, forward, module, product};
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::host::{HostGradients, HostOutputs};
+use crate::layer::{self, LayerPlan};
 use crate::ops::decode::DecodeOptions;
 use crate::ops::host;
-use crate::problem::{DType, Problem};
+use crate::problem::DType;
 use crate::readback::read_buffer;
 
 /// Something that computes a case.
@@ -54,11 +54,14 @@ pub(super) struct Pinned {
 }
 
 impl Kernel {
-    /// The tiles in the label: the parts like `r64k16t64n4`.
+    /// The tiles in the label: the parts like `r64k16t64n4`. Beside attention's those of products are left out.
     pub(super) fn tile(&self) -> String {
+        let is_product = |label: &&str| label.starts_with("diffattn.matmul.");
+        let attention: Vec<_> = self.label.split(" + ").filter(|label| !is_product(label)).collect();
+        let label = if attention.is_empty() { &self.label } else { &attention.join(" ") };
         let is_tile =
             |part: &&str| part.strip_prefix('r').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        self.label.split(['.', ' ']).filter(is_tile).collect::<Vec<_>>().join(" ")
+        label.split(['.', ' ']).filter(is_tile).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -67,21 +70,76 @@ impl Kernel {
 pub(super) enum Results {
     Outputs(HostOutputs),
     Gradients(HostGradients),
+    /// Of a module.
+    Y(Vec<f32>),
+    /// Those of a module.
+    OfModule(layer::HostGradients),
+    Products(Vec<Vec<f32>>),
 }
+
+impl Results {
+    /// What a judge of others says.
+    pub(super) fn unexpected(&self, expected: &str) -> Error {
+        let found = match self {
+            Results::Outputs(_) | Results::Gradients(_) => "those of attention",
+            Results::Y(_) | Results::OfModule(_) => "those of a module",
+            Results::Products(_) => "those of products",
+        };
+        Error::invalid("results", expected, found)
+    }
+}
+
+/// What a case is given.
+#[derive(Debug, Clone)]
+pub(super) enum Inputs {
+    Attention(Tensors),
+    Module(module::Inputs),
+}
+
+impl Inputs {
+    /// # Errors
+    /// Those of the sizes.
+    pub(super) fn random(case: &Case, seed: u64) -> Result<Self> {
+        Ok(match case.op.is_module() {
+            true => Inputs::Module(module::Inputs::random(case, seed)?),
+            false => Inputs::Attention(Tensors::random(case, &case.problem(), seed)?),
+        })
+    }
+
+    /// What the reference says of the results, and what of them it saw; of attention rows, where it is a `sample`.
+    pub(super) fn judge(&self, case: &Case, results: &Results, sample: bool) -> Result<(Check, &'static str)> {
+        Ok(match self {
+            Inputs::Attention(tensors) if sample => (verify::sample(&case.problem(), tensors, results)?, "sample"),
+            Inputs::Attention(tensors) => (verify::whole(&case.problem(), tensors, results)?, "whole"),
+            Inputs::Module(inputs) if case.form == Form::Matmul => (product::judge(case, inputs, results)?, "sample"),
+            Inputs::Module(inputs) => (inputs.judge(case, results)?, inputs.verified()),
+        })
+    }
+}
+
+/// Records one run.
+pub(super) type Record<'a> = Box<dyn Fn(&mut wgpu::ComputePass<'_>) + 'a>;
 
 /// Kernels bound to their buffers.
 pub(super) struct OnDevice<'a> {
     pub attention: &'a DiffAttention,
     pub stopwatch: &'a Stopwatch,
     pub kernel: Kernel,
-    /// Records one run.
-    pub record: Box<dyn Fn(&mut wgpu::ComputePass<'_>) + 'a>,
+    pub record: Record<'a>,
+    /// The run that is judged, where it is not the timed one.
+    pub judged: Option<Record<'a>>,
     pub outputs: Outputs,
 }
 
 /// Where kernels on the device leave their results.
 pub(super) enum Outputs {
     Out(Tensor),
+    Y(Tensor),
+    Products(Vec<Tensor>),
+    OfModule {
+        dx: Tensor,
+        plan: Box<LayerPlan>,
+    },
     Gradients {
         dq: Tensor,
         dk: Tensor,
@@ -124,18 +182,21 @@ impl Tensor {
     }
 }
 
+/// One computation on the CPU.
+type Compute<'a> = Box<dyn Fn() -> Result<Results> + 'a>;
+
 /// The CPU engine.
 pub(super) struct OnCpu<'a> {
-    problem: Problem,
-    op: Op,
-    tensors: Cow<'a, Tensors>,
     kernel: Kernel,
+    pub(super) compute: Compute<'a>,
+    /// The run that is judged, where it is not the timed one.
+    judged: Option<Compute<'a>>,
 }
 
 /// Either of them.
 pub(super) enum Any<'a> {
-    Device(OnDevice<'a>),
-    Cpu(OnCpu<'a>),
+    Device(Box<OnDevice<'a>>),
+    Cpu(Box<OnCpu<'a>>),
 }
 
 impl<'a> Any<'a> {
@@ -147,11 +208,23 @@ impl<'a> Any<'a> {
         attention: &'a DiffAttention,
         stopwatch: &'a Stopwatch,
         case: &Case,
-        tensors: &'a Tensors,
+        inputs: &'a Inputs,
         pinned: Option<Pinned>,
     ) -> Result<Self> {
+        let tensors = match inputs {
+            Inputs::Attention(tensors) => tensors,
+            Inputs::Module(inputs) if case.runner == Runner::Cpu => {
+                return Ok(Any::Cpu(Box::new(module::on_cpu(case, inputs)?)));
+            }
+            Inputs::Module(inputs) if case.form == Form::Matmul => {
+                return Ok(Any::Device(Box::new(product::prepare(attention, stopwatch, case, inputs).await?)));
+            }
+            Inputs::Module(inputs) => {
+                return Ok(Any::Device(Box::new(module::prepare(attention, stopwatch, case, inputs).await?)));
+            }
+        };
         if case.runner == Runner::Cpu {
-            return Ok(Any::Cpu(OnCpu::new(case, tensors)?));
+            return Ok(Any::Cpu(Box::new(OnCpu::of_attention(case, tensors)?)));
         }
         let pinned = pinned.unwrap_or_else(|| {
             let path = case.runner.path();
@@ -163,9 +236,11 @@ impl<'a> Any<'a> {
         let subject = match case.op {
             Op::Forward => forward::prepare(attention, stopwatch, case, tensors, pinned).await?,
             Op::Decode => decode::prepare(attention, stopwatch, case, tensors, pinned).await?,
-            Op::Backward => backward::prepare(attention, stopwatch, case, tensors, pinned).await?,
+            Op::Backward | Op::Module | Op::Train => {
+                backward::prepare(attention, stopwatch, case, tensors, pinned).await?
+            }
         };
-        Ok(Any::Device(subject))
+        Ok(Any::Device(Box::new(subject)))
     }
 }
 
@@ -209,7 +284,8 @@ impl Subject for OnDevice<'_> {
     }
 
     async fn results(&self) -> Result<(Lap, Results)> {
-        let lap = self.sample(1).await?;
+        let record = self.judged.as_ref().unwrap_or(&self.record);
+        let lap = self.stopwatch.lap(|pass| record(pass)).await?;
         Ok((lap, self.outputs.read(self.attention).await?))
     }
 
@@ -222,6 +298,18 @@ impl Outputs {
     async fn read(&self, attention: &DiffAttention) -> Result<Results> {
         let read = async |tensor: &Tensor| tensor.read(attention).await;
         Ok(match self {
+            Outputs::Y(y) => Results::Y(read(y).await?),
+            Outputs::Products(tensors) => {
+                let mut products = Vec::new();
+                for tensor in tensors {
+                    products.push(read(tensor).await?);
+                }
+                Results::Products(products)
+            }
+            Outputs::OfModule { dx, plan } => {
+                let weights = plan.layer().read_gradients(plan).await?;
+                Results::OfModule(layer::HostGradients { dx: read(dx).await?, weights })
+            }
             Outputs::Out(out) => Results::Outputs(HostOutputs { out: read(out).await?, ..HostOutputs::default() }),
             Outputs::Gradients { dq, dk, dv, dlam } => Results::Gradients(HostGradients {
                 dq: read(dq).await?,
@@ -246,9 +334,13 @@ impl Outputs {
 const MOST_CPU_ELEMENTS: u64 = 1 << 28;
 
 impl<'a> OnCpu<'a> {
+    pub(super) fn new(label: String, compute: Compute<'a>, judged: Option<Compute<'a>>) -> Self {
+        OnCpu { kernel: Kernel { label, path: "cpu", ..Kernel::default() }, compute, judged }
+    }
+
     /// # Errors
     /// [`Error::Limit`] where K would take gigabytes, [`Error::Unsupported`] for a form that the engine does not have.
-    pub(super) fn new(case: &Case, tensors: &'a Tensors) -> Result<Self> {
+    pub(super) fn of_attention(case: &Case, tensors: &'a Tensors) -> Result<Self> {
         let problem = case.problem();
         let needed = crate::host::Sizes::of(&problem)?.k;
         if needed > MOST_CPU_ELEMENTS {
@@ -257,16 +349,15 @@ impl<'a> OnCpu<'a> {
         }
         let mask = if case.causal { "causal" } else { "full" };
         let label = format!("cpu.{}.{}.{mask}.d{}", case.op.name(), case.dtype.name(), case.shape.head_dim);
-        let kernel = Kernel { label, path: "cpu", ..Kernel::default() };
-        Ok(OnCpu { op: case.op, tensors: tensors.complete(&problem), problem, kernel })
-    }
-
-    fn compute(&self) -> Result<Results> {
-        let inputs = self.tensors.inputs();
-        match self.op {
-            Op::Forward | Op::Decode => Ok(Results::Outputs(cpu::forward(&self.problem, &inputs)?)),
-            Op::Backward => Ok(Results::Gradients(cpu::backward(&self.problem, &inputs, &self.tensors.grads())?)),
-        }
+        let (op, tensors) = (case.op, tensors.complete(&problem));
+        let compute = move || {
+            let inputs = tensors.inputs();
+            match op {
+                Op::Backward => cpu::backward(&problem, &inputs, &tensors.grads()).map(Results::Gradients),
+                _ => cpu::forward(&problem, &inputs).map(Results::Outputs),
+            }
+        };
+        Ok(OnCpu::new(label, Box::new(compute), None))
     }
 }
 
@@ -281,14 +372,14 @@ impl Subject for OnCpu<'_> {
 
     async fn results(&self) -> Result<(Lap, Results)> {
         let start = Instant::now();
-        let results = self.compute()?;
+        let results = self.judged.as_ref().unwrap_or(&self.compute)()?;
         Ok((Lap { gpu_ns: None, wall_ns: start.elapsed().as_nanos() as f64 }, results))
     }
 
     async fn sample(&self, runs: u32) -> Result<Lap> {
         let start = Instant::now();
         for _ in 0..runs {
-            self.compute()?;
+            (self.compute)()?;
         }
         Ok(Lap { gpu_ns: None, wall_ns: start.elapsed().as_nanos() as f64 })
     }

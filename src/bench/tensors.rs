@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::suite::{Case, Form, Op};
+use super::case::{Case, Form, Op};
 use crate::error::Result;
 use crate::host::{HostGradInputs, HostInputs, Sizes};
 use crate::problem::{DType, Problem};

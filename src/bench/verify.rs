@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use super::case::{Case, Op};
 use super::subject::Results;
-use super::suite::{Case, Op};
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
 use crate::host::{HostGradients, HostOutputs};
@@ -15,7 +15,7 @@ use crate::problem::{Problem, Shape};
 use crate::reference::{self, Gradients, Judge, Verdict};
 
 /// Floating-point operations of a forward pass that the reference is asked for.
-const WHOLE: f64 = 3e8;
+pub(super) const WHOLE: f64 = 3e8;
 
 /// Queries and keys of the smaller case, at most: some tiles, and a rest.
 const SMALL: u32 = 131;
@@ -35,7 +35,7 @@ impl Check {
         if share(&other) > share(&self) { other } else { self }
     }
 
-    fn worst(verdicts: Vec<Verdict>) -> Result<Check> {
+    pub(super) fn worst(verdicts: Vec<Verdict>) -> Result<Check> {
         let checks = verdicts.into_iter().map(|Verdict { passed, error, bound, .. }| {
             // An infinity is not to be had in JSON.
             Check { passed, error: error.min(f64::MAX), bound }
@@ -47,8 +47,11 @@ impl Check {
 impl Case {
     /// Whether the reference computes the whole case in reasonable time.
     pub(super) fn is_small(&self) -> bool {
-        let passes = if self.op == Op::Backward { 5.0 } else { 1.0 };
-        self.problem().flops() * passes <= WHOLE
+        match self.op {
+            Op::Backward => 5.0 * self.problem().flops() <= WHOLE,
+            Op::Forward | Op::Decode => self.problem().flops() <= WHOLE,
+            Op::Module | Op::Train => self.cost().flop <= WHOLE,
+        }
     }
 
     /// A small case that a kernel of this one can run: fewer sequences, KV heads, queries and keys.
@@ -76,6 +79,7 @@ pub(super) fn whole(problem: &Problem, tensors: &Tensors, results: &Results) -> 
             let judge = Judge::backward(problem, &tensors.inputs(), &tensors.grads())?;
             Check::worst(judge.gradients(gradients)?)
         }
+        other => Err(other.unexpected("those of attention")),
     }
 }
 
@@ -94,6 +98,7 @@ pub(super) fn sample(problem: &Problem, tensors: &Tensors, results: &Results) ->
                 let judge = Judge::backward(&part, &inputs.inputs(), &inputs.grads())?;
                 Check::worst(judge.gradients(&block.gradients(problem, gradients, truth))?)?
             }
+            other => return Err(other.unexpected("those of attention")),
         });
     }
     checks.into_iter().reduce(Check::and).ok_or_else(|| Error::invalid("q_len", "at least 1", 0))

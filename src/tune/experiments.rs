@@ -317,9 +317,9 @@ fn base(case: &Case, caps: &Caps) -> Result<(&'static str, Case)> {
             let of = if path == Path::Matrix { "matrix" } else { "portable" };
             Ok((of, Case { runner: Runner::On(path), tile, ..*case }))
         }
-        Op::Backward => {
-            let hint = "name forward or decode with --op; a path's backward is measured without --sweep".into();
-            Err(crate::Error::Unsupported { what: "experiments on the backward".into(), hint })
+        Op::Backward | Op::Module | Op::Train => {
+            let hint = "name forward or decode with --op; others are measured without --sweep".into();
+            Err(crate::Error::Unsupported { what: format!("experiments on {}", case.op.name()), hint })
         }
     }
 }

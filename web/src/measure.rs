@@ -81,6 +81,7 @@ fn suite(longest: u32) -> (Suite, Vec<Skipped>) {
     let quick = Suite::quick();
     let reason = |case: &Case| match case.runner {
         Runner::Cpu => Some("the CPU engine would hold up the page".to_string()),
+        _ if case.op.is_module() => Some("modules are measured by the command".into()),
         _ if case.shape.kv_len > longest => Some("longer than was asked for".into()),
         _ => None,
     };

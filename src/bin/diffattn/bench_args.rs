@@ -14,7 +14,8 @@ use diffattn::{DType, DecodeTile};
 ///
 ///   op, form    what is computed; fused is DIFF V2 in one pass, unfused the same by standard
 ///               attention with 2·heads heads and a subtraction, baseline standard attention with
-///               `heads` heads
+///               `heads` heads; module and train are the whole module with d_model = heads · head_dim
+///               (train: with its gradients), also as DIFF V1 (v1), or its output projection alone (matmul)
 ///   path        the kernels; the tile says what a workgroup owns (rows, keys, threads)
 ///   shape       batch, q_len, kv_len, heads/kv_heads, head_dim
 ///   error       of the bound that the reference allows, in percent
@@ -152,7 +153,7 @@ impl BenchArgs {
             suite = replace(suite, |case| vec![Case { runtime_checks: true, ..case }]);
         }
         ensure!(!suite.cases.is_empty(), "no case is left; give other flags");
-        suite.cases.iter().try_for_each(|case| case.problem().validate())?;
+        suite.cases.iter().try_for_each(|case| case.validate())?;
         Ok(suite)
     }
 

@@ -32,7 +32,7 @@ pub struct TuneArgs {
     pub shape: Vec<ShapeText>,
 
     /// Operations; of the backward and of decode only the path is tuned
-    #[arg(long, value_delimiter = ',', value_name = "OP", value_parser = by_name(&Op::ALL, Op::name), default_value = "forward")]
+    #[arg(long, value_delimiter = ',', value_name = "OP", value_parser = by_name(&[Op::Forward, Op::Decode, Op::Backward], Op::name), default_value = "forward")]
     pub op: Vec<Op>,
 
     /// Storage type
@@ -96,7 +96,7 @@ pub fn run(args: &TuneArgs, out: &mut impl Write) -> Result<()> {
     let index = device::choose(&adapters, args.adapter.as_deref())?;
     let gpu = Gpu::open(&adapters[index]).with_context(|| format!("cannot use adapter {index}"))?;
     let mut cases = args.cases();
-    cases.iter().try_for_each(|case| case.problem().validate())?;
+    cases.iter().try_for_each(|case| case.validate())?;
     let timed = |cases: Vec<Case>| -> Result<Record> {
         let mut suite = Suite::custom(cases);
         suite.seconds = args.seconds;

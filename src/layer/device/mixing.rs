@@ -13,6 +13,7 @@ use crate::params::LayerParams;
 use crate::problem::DType;
 use crate::shader::LayerKernel;
 use crate::slice::{Layout, Strides, TensorSlice};
+use crate::tile::Path;
 
 /// Attention that is planned for one kind of module.
 #[derive(Debug, Clone)]
@@ -74,6 +75,11 @@ impl Mixing {
             Kind::DiffV2 | Kind::Baseline => None,
         };
         Ok(Mixing { config: *config, extents, dtype, forward, backward, norm })
+    }
+
+    /// The path of the attention.
+    pub(super) fn path(&self) -> Path {
+        self.forward.path()
     }
 
     /// The kernels of attention, by their labels.

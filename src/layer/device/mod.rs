@@ -106,6 +106,14 @@ impl Step {
             Step::Kernel(step) => step.encode(pass),
         }
     }
+
+    fn dispatches(&self) -> usize {
+        match self {
+            Step::Product(_) | Step::Kernel(_) => 1,
+            Step::Forward(step) => step.dispatches(),
+            Step::Backward(step) => step.dispatches(),
+        }
+    }
 }
 
 /// The same numbers for another amount of work.

@@ -14,6 +14,7 @@ use crate::params::LayerParams;
 use crate::problem::DType;
 use crate::shader::{Epilogue, LayerKernel};
 use crate::slice::TensorSlice;
+use crate::tile::Path;
 
 /// A module planned for one batch and length, with everything that lies between its kernels.
 #[derive(Debug, Clone)]
@@ -101,6 +102,11 @@ impl LayerPlan {
     /// Sequences, and tokens of each.
     pub fn extents(&self) -> [u32; 2] {
         [self.extents.batch, self.extents.seq_len]
+    }
+
+    /// The kernels of the attention inside: its path.
+    pub fn path(&self) -> Path {
+        self.mixing.path()
     }
 
     /// The kernels of the projections, each once, and of the attention inside, by their labels.
@@ -202,5 +208,10 @@ impl LayerPass {
     /// Records the dispatches. Creates, allocates and submits nothing.
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         self.steps.iter().for_each(|step| step.encode(pass));
+    }
+
+    /// How many there are.
+    pub fn dispatches(&self) -> usize {
+        self.steps.iter().map(Step::dispatches).sum()
     }
 }

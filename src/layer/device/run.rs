@@ -76,7 +76,8 @@ impl MultiheadDiffAttention {
         Ok(values[first..first + len].to_vec())
     }
 
-    async fn read_gradients(&self, plan: &LayerPlan) -> Result<Weights> {
+    /// Of a plan for training that has run.
+    pub(crate) async fn read_gradients(&self, plan: &LayerPlan) -> Result<Weights> {
         let mut values = Vec::new();
         for parameter in self.config.parameters() {
             let slice = plan.gradient(parameter.name).expect("planned for training");

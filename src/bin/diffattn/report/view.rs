@@ -156,7 +156,8 @@ impl<'a> Device<'a> {
 
     /// `None` where DIFF V2 was not timed.
     pub fn best(&self, case: &Case) -> Option<Best<'a>> {
-        let [fused, unfused, baseline] = ["fused", "unfused", "baseline"].map(|form| self.fastest(case, form));
+        let [fused, unfused, baseline, v1] =
+            ["fused", "unfused", "baseline", "v1"].map(|form| self.fastest(case, form));
         let v2 = fused.or(unfused)?;
         let on = |path: &str| {
             let mut rows = self.rows.iter().filter(|row| row.passed && row.form == "fused" && row.path == path);
@@ -166,7 +167,11 @@ impl<'a> Device<'a> {
             ("un-fused", fused.and(unfused)),
             ("plain kernel", on("naive")),
             ("CPU engine", on("cpu")),
-            ("ordinary attention", baseline),
+            (
+                if matches!(v2.op.as_str(), "module" | "train") { "ordinary module" } else { "ordinary attention" },
+                baseline,
+            ),
+            ("DIFF V1", v1),
         ];
         let times = |row: &Row| row.median_ns / v2.median_ns;
         Some(Best { v2, others: others.into_iter().filter_map(|(name, row)| Some((name, times(row?)))).collect() })
@@ -219,6 +224,9 @@ impl<'a> Device<'a> {
         }
         if let Some(mean) = mean(best.iter().filter_map(|best| best.other("ordinary attention"))) {
             sentences.push(format!("DIFF V2 takes {} times as long as an ordinary attention", digits(1.0 / mean)));
+        }
+        if let Some(mean) = mean(best.iter().filter_map(|best| best.other("ordinary module"))) {
+            sentences.push(format!("Its module takes {} times as long as an ordinary one", digits(1.0 / mean)));
         }
         let unranked = match (self.on_cpu(), self.header.throttled) {
             (true, true) => "It runs on a CPU, which says nothing about a GPU, and became slower while it ran",
