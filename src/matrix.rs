@@ -15,7 +15,7 @@ pub struct MatrixTile {
     pub size: u32,
     /// Lanes of a subgroup.
     pub subgroup: u32,
-    /// Subgroups in the workgroup, at most 8.
+    /// Subgroups in the workgroup.
     pub subgroups: u32,
     /// Strips of `size` rows that one subgroup multiplies.
     pub strips: u32,
@@ -140,7 +140,6 @@ impl MatrixTile {
         let strips_of_position = 2 * self.heads_per_tile * if self.q_global { self.size } else { 1 };
         matches!(self.size, 8 | 16)
             && counts.iter().all(|&count| (1..=256).contains(&count))
-            && self.subgroups <= 8
             && self.subgroups.is_multiple_of(self.columns)
             && (self.strips * self.size).is_multiple_of(self.columns)
             && self.keys.is_multiple_of(self.size * self.columns)
@@ -184,7 +183,7 @@ impl MatrixTile {
             return Err(Error::invalid("tile", device, self));
         }
         if !self.is_sound(&problem.shape) {
-            let rule = "at most 8 subgroups, a multiple of columns; keys a multiple of columns × the matrices' side; a \
+            let rule = "subgroups a multiple of columns; keys a multiple of columns × the matrices' side; a \
                         subgroup's share of the rows and its lanes one a multiple of the other, with whole quads of keys \
                         for each lane; heads_per_tile a divisor of heads / kv_heads; rows for at least one position (with \
                         Q from global memory: for whole matrices of positions); padding a multiple of 8 up to 64; growth \

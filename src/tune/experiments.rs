@@ -83,6 +83,11 @@ const EXPERIMENTS: &[Experiment] = &[
         "8 subgroups: half the traffic from the second-level cache, but barriers wait for more: 0.8 to 1.1",
         |tile| tile.subgroups = 8,
     ),
+    matrix(
+        "subgroups16",
+        "16 subgroups of one strip: half the registers a lane, K and V read twice as often, more to do while one waits",
+        |tile| (tile.strips, tile.subgroups) = (1, 16),
+    ),
     matrix("padding0", "no padding: rows of 256 bytes meet in one bank, 0.5 or less", |tile| tile.padding = 0),
     matrix("padding16", "32 bytes of padding: as 16 or up to 5 % slower", |tile| tile.padding = 16),
     matrix(

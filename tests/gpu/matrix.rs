@@ -34,13 +34,14 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// One switch at a time from `r16k16m8x1t16`, and several at once; `*` stands for lanes of the device's own number.
-const TILES: [&str; 22] = [
+const TILES: [&str; 23] = [
     "r16k16m8x1",
     "r16k8m8x1",
     "r16k32m8x1",
     "r16k64m8x1",
     "r16k16m8x2",
     "r32k16m8x4",
+    "r128k16m8x2c2",
     "r64k16m8x1h2",
     "r16k16m8x1p0",
     "r16k16m8x1p16",
