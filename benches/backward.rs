@@ -10,8 +10,8 @@ mod support {
 }
 
 use diffattn::{
-    BackwardBuffers, BackwardPass, BackwardTile, DType, DiffAttention, ForwardBuffers, Options, Path, PlanOptions,
-    Problem, Shape, Sizes, TensorSlice, wgpu,
+    AnyBackwardTile, BackwardBuffers, BackwardPass, BackwardTile, DType, DiffAttention, ForwardBuffers, Options, Path,
+    PlanOptions, Problem, Shape, Sizes, TensorSlice, wgpu,
 };
 use std::time::Duration;
 use support::gpu::{random, submit};
@@ -49,7 +49,7 @@ fn candidates(attention: &DiffAttention, path: Path) -> Vec<Candidate> {
     let mut candidates: Vec<Candidate> = vec![(forward.label(), Box::new(move |recorder| pass.encode(recorder)))];
     let mut backward = |name: &str, problem: &Problem, standard: bool, tiles: Option<[BackwardTile; 2]>| {
         let mut options = plan;
-        options.backward_tiles = tiles;
+        options.backward_tiles = tiles.map(|tiles| tiles.map(AnyBackwardTile::from));
         let plan = if standard {
             pollster::block_on(attention.plan_standard_backward(problem, options))
         } else {
@@ -78,7 +78,8 @@ fn candidates(attention: &DiffAttention, path: Path) -> Vec<Candidate> {
         ..tile
     };
     let wider = |tile: BackwardTile| BackwardTile { threads: tile.threads / 2, lanes: tile.lanes / 2, ..tile };
-    let tiles = [tiles[0], tiles[1]];
+    let [AnyBackwardTile::Tiled(dq), AnyBackwardTile::Tiled(dkv)] = tiles[..] else { return candidates };
+    let tiles = [dq, dkv];
     backward("backward un-fused, longer steps", &split, true, Some(tiles.map(longer)));
     backward("backward un-fused, fewer lanes", &split, true, Some(tiles.map(wider)));
     candidates

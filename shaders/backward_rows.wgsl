@@ -32,11 +32,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let a2_row = row_of(params.a2, b, token, head);
     var dout_out = 0.0;
     var c2 = 0.0;
+    var largest = vec4<f32>();
     for (var octet = 0u; octet < VALUE_DIM / 8u; octet++) {
         let d = unpack8(dout[dout_row + octet]);
         let x = unpack8(out[out_row + octet]);
         dout_out += dot(x.lo, d.lo) + dot(x.hi, d.hi);
         c2 += dot_a2(a2_row, octet, d);
+        largest = max(largest, max(abs(d.lo), abs(d.hi)));
     }
 
     let logit = lam[row_of(params.lam, b, token, head)];
@@ -49,6 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let lse1 = lse_of(lse[row_of(params.lse, b, token, MEMBERS * head)]);
     let lse2 = lse_of(lse[row_of(params.lse, b, token, MEMBERS * head + MEMBERS - 1u)]);
-    terms[row_of(params.terms, b, token, head)] = Terms(vec2<f32>(lse1, lse2), offset, gate, gate_slope);
+    let largest_dout = max(max(largest.x, largest.y), max(largest.z, largest.w));
+    terms[row_of(params.terms, b, token, head)] = Terms(vec2<f32>(lse1, lse2), offset, gate, gate_slope, largest_dout);
     write_dlam(row_of(params.dlam, b, token, head), -gate_slope * c2);
 }

@@ -16,7 +16,7 @@ use crate::ops::kv_append::{AppendPlan, AppendProblem};
 use crate::ops::matmul::{Matmul, MatmulOptions, MatmulPlan};
 use crate::pipeline::Pipelines;
 use crate::problem::Problem;
-use crate::tile::{AnyTile, BackwardTile, Path};
+use crate::tile::{AnyBackwardTile, AnyTile, Path};
 
 /// DIFF V2 attention on one device. Cheap to clone; clones share compiled kernels.
 ///
@@ -48,7 +48,7 @@ pub struct PlanOptions {
     /// not of matrix units goes to the portable path. A tile can be read from text: `"r64k16t64n4".parse()`.
     pub tile: Option<AnyTile>,
     /// The backward's tiles for dQ and for dK with dV; `None` lets the planner choose. Ignored by the naive path.
-    pub backward_tiles: Option<[BackwardTile; 2]>,
+    pub backward_tiles: Option<[AnyBackwardTile; 2]>,
     /// Compile with the driver's bounds checks, which the kernels do not need.
     pub runtime_checks: bool,
 }

@@ -73,7 +73,7 @@ pub use ops::kv_append::{AppendPass, AppendPlan, AppendProblem};
 pub use problem::{DType, Mask, Options, Packed, Problem, Sequence, Shape};
 pub use readback::read_buffer;
 pub use slice::{Layout, Strides, TensorSlice};
-pub use tile::{AnyTile, BackwardTile, Path, Tile};
+pub use tile::{AnyBackwardTile, AnyTile, BackwardTile, Path, Tile};
 pub use wgpu;
 
 #[cfg(doctest)]

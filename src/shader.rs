@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 
 use crate::caps::Caps;
 use crate::problem::{DType, Mask, Problem, Shape};
-use crate::tile::{AnyTile, BackwardTile, NAIVE_THREADS, Path, Sweep};
+use crate::tile::{AnyBackwardTile, AnyTile, NAIVE_THREADS, Path, Sweep};
 pub(crate) use files::file;
 #[cfg(feature = "bench")]
 pub(crate) use unroll::unroll;
@@ -87,7 +87,7 @@ pub enum Kernel {
     /// The backward's row terms and, from a₂, dλ.
     BackwardRows,
     /// A sweep of the backward pass.
-    Backward(Sweep, Option<BackwardTile>),
+    Backward(Sweep, Option<AnyBackwardTile>),
 }
 
 impl Kernel {
@@ -215,8 +215,7 @@ impl Variant {
             let _ = write!(label, ".{tile}");
         }
         if let Kernel::Backward(_, Some(tile)) = self.kernel {
-            let _ = write!(label, ".r{}i{}t{}n{}", tile.rows(), tile.items(), tile.threads, tile.per_lane);
-            label.push_str(if tile.separate { "s" } else { "" });
+            let _ = write!(label, ".{tile}");
         }
         let flags = [
             (self.unpack_f16, ".unpack"),
@@ -251,10 +250,10 @@ impl Variant {
             MaskKind::Window => "mask/window.wgsl",
         });
         files.push(if self.packed { "sequence/packed.wgsl" } else { "sequence/even.wgsl" });
-        files.push(match (self.softcap, self.path) {
-            (true, _) => "score/softcap.wgsl",
-            (false, Path::Matrix) => "score/bounded.wgsl",
-            (false, _) => "score/scaled.wgsl",
+        files.push(match (self.softcap, self.path, self.kernel) {
+            (true, ..) => "score/softcap.wgsl",
+            (false, Path::Matrix, Kernel::Forward) => "score/bounded.wgsl",
+            (false, ..) => "score/scaled.wgsl",
         });
         if self.kernel == Kernel::Forward {
             files.push(if self.lse { "output/lse.wgsl" } else { "output/no_lse.wgsl" });
@@ -286,20 +285,33 @@ impl Variant {
             let a2 = if self.a2 { "backward/saved_a2.wgsl" } else { "backward/no_a2.wgsl" };
             return vec!["backward_rows.wgsl", "backward/terms.wgsl", a2];
         };
-        let (naive, tiled, write) = match sweep {
-            Sweep::Dq => ("backward_dq_naive.wgsl", "backward_dq.wgsl", "backward/write_dq.wgsl"),
-            Sweep::Mean => ("backward_mean_naive.wgsl", "backward_mean.wgsl", "backward/write_mean.wgsl"),
-            Sweep::Dkv => ("backward_dkv_naive.wgsl", "backward_dkv.wgsl", "backward/write_dkv.wgsl"),
+        let (naive, tiled, matrix, write) = match sweep {
+            Sweep::Dq => {
+                ("backward_dq_naive.wgsl", "backward_dq.wgsl", "backward_dq_matrix.wgsl", "backward/write_dq.wgsl")
+            }
+            // The mean has no kernel on matrix units.
+            Sweep::Mean => ("backward_mean_naive.wgsl", "backward_mean.wgsl", "", "backward/write_mean.wgsl"),
+            Sweep::Dkv => {
+                ("backward_dkv_naive.wgsl", "backward_dkv.wgsl", "backward_dkv_matrix.wgsl", "backward/write_dkv.wgsl")
+            }
         };
-        let mut files = vec![if tile.is_some() { tiled } else { naive }, write];
-        files.extend(["backward/terms.wgsl", "backward/inputs.wgsl"]);
-        if tile.is_some() {
-            files.push("rows4.wgsl");
-        }
-        match (tile.is_some(), sweep) {
-            (true, Sweep::Dq | Sweep::Mean) => files.push("backward/key_tiles.wgsl"),
-            (false, Sweep::Dq | Sweep::Mean) => files.push("query_row.wgsl"),
-            (_, Sweep::Dkv) => {}
+        let by_keys = sweep != Sweep::Dkv;
+        let mut files = match tile {
+            None => vec![naive],
+            Some(AnyBackwardTile::Tiled(_)) => vec![tiled, "rows4.wgsl"],
+            Some(AnyBackwardTile::Matrix(tile)) => {
+                let memory = if tile.scalars { "matrix/scalars.wgsl" } else { "matrix/vectors.wgsl" };
+                vec![matrix, memory, "backward/matrix_tiles.wgsl"]
+            }
+        };
+        files.extend([write, "backward/terms.wgsl", "backward/inputs.wgsl"]);
+        match tile {
+            None => files.extend(by_keys.then_some("query_row.wgsl")),
+            Some(AnyBackwardTile::Tiled(_)) if by_keys => {
+                files.extend(["backward/key_tiles.wgsl", "backward/work.wgsl"])
+            }
+            Some(AnyBackwardTile::Matrix(_)) if by_keys => files.push("backward/work.wgsl"),
+            Some(_) => {}
         }
         files
     }
@@ -307,10 +319,15 @@ impl Variant {
     /// The complete WGSL text.
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
-        if let Some(AnyTile::Matrix(tile)) = self.tile {
-            text.push_str(&matrix_types(tile.size));
+        let matrices = match (self.tile, self.kernel) {
+            (Some(AnyTile::Matrix(tile)), _) => Some((tile.size, tile.unrolled)),
+            (_, Kernel::Backward(_, Some(AnyBackwardTile::Matrix(tile)))) => Some((tile.size, tile.unrolled)),
+            _ => None,
+        };
+        if let Some((size, _)) = matrices {
+            text.push_str(&matrix_types(size));
         }
-        let unrolled = matches!(self.tile, Some(AnyTile::Matrix(tile)) if tile.unrolled);
+        let unrolled = matrices.is_some_and(|(_, unrolled)| unrolled);
         join(&mut text, &self.constants(), &self.switches(), &self.files(), unrolled);
         text
     }
@@ -337,7 +354,29 @@ impl Variant {
         };
         let members = if self.standard { 1 } else { 2 };
         let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim), ("MEMBERS", members)];
-        if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
+        if let Kernel::Backward(sweep, Some(AnyBackwardTile::Matrix(tile))) = self.kernel {
+            constants.extend([
+                ("MAT", tile.size),
+                ("SUBGROUP", tile.subgroup),
+                ("SUBGROUPS", tile.subgroups),
+                ("ITEMS", tile.items),
+                ("ITEM_STEPS", tile.steps(tile.items)),
+                ("HEAD_STEPS", tile.steps(self.head_dim)),
+                ("VALUE_STEPS", tile.steps(self.value_dim)),
+                ("BATCH", tile.batch(sweep)),
+                ("HEAD_BATCHES", tile.steps(self.head_dim).div_ceil(tile.batch(sweep))),
+                ("VALUE_BATCHES", tile.steps(self.value_dim).div_ceil(tile.batch(sweep))),
+                ("HEAD_STRIDE", tile.stride(self.head_dim)),
+                ("VALUE_STRIDE", tile.stride(self.value_dim)),
+                ("KV_STRIDE", tile.kv_stride(&shape)),
+                ("SCORE_STRIDE", tile.score_stride(sweep)),
+                ("WEIGHT_STRIDE", tile.weight_stride(sweep)),
+                ("A_SLOTS", tile.row_slots(sweep, &shape)),
+                ("B_SLOTS", tile.item_slots(sweep, &shape)),
+            ]);
+            return constants;
+        }
+        if let Kernel::Backward(sweep, Some(AnyBackwardTile::Tiled(tile))) = self.kernel {
             constants.extend([
                 ("THREADS", tile.threads),
                 ("ROW_QUADS", tile.row_quads),

@@ -7,6 +7,7 @@ use crate::problem::{Problem, Shape};
 
 mod any;
 mod backward;
+mod backward_matrix;
 mod cost;
 mod ladder;
 mod matmul;
@@ -15,6 +16,7 @@ mod measured;
 mod text;
 pub use any::{AnyMatmulTile, AnyTile};
 pub use backward::{BackwardChoice, BackwardTile, Sweep, backward_tile};
+pub use backward_matrix::{AnyBackwardTile, BackwardMatrixTile, backward_matrix_tile};
 pub(crate) use cost::{BARRIER, CORES, MATRIX_REGISTERS, UNITS};
 use cost::{CACHED_LOAD, EXCHANGE, LOAD, STAGE, park, spill};
 pub use ladder::choose_forward;

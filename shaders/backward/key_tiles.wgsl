@@ -1,8 +1,7 @@
 // The sweep over key tiles that dQ and the mean share: which rows a workgroup owns, and K and V in workgroup memory.
 //
-// A workgroup owns PAIRS consecutive pairs of one sequence and KV head, numbered query · group + head of the group, so
-// that the heads of a group always share K and V, and tiles are full whatever the group. Invocations form groups of
-// LANES, each of which owns four pairs; lane l computes with the keys l, l + LANES, … of the tile.
+// A workgroup owns PAIRS consecutive pairs (backward/work.wgsl). Invocations form groups of LANES, each of which owns four
+// pairs; lane l computes with the keys l, l + LANES, … of the tile.
 
 const PAIRS: u32 = 4u * (THREADS / LANES);
 const ITEMS: u32 = LANES * PER_LANE;  // keys of a tile
@@ -16,38 +15,11 @@ struct Pairs {
     exists: vec4<bool>,  // otherwise a clamped copy, computed and thrown away
 }
 
-// What a workgroup works on; nothing where `pairs` is 0.
-struct Work {
-    s: Sequence,
-    batch: u32,
-    kv_head: u32,
-    first: u32,
-    pairs: u32,
-}
-
-fn work_of(tile: u32) -> Work {
-    if (tile >= params.tiles) {
-        return Work();
-    }
-    // Tiles of one KV head run side by side; late queries come first, since under a causal mask they see the most keys.
-    let rest = tile / params.kv_heads;
-    let s = sequence(rest % params.batch);
-    let first = (params.q_tiles - 1u - rest / params.batch) * PAIRS;
-    let pairs = s.q_len * params.group;
-    return Work(s, batch_of(rest % params.batch), tile % params.kv_heads, first, select(0u, pairs, first < pairs));
-}
-
 fn pairs_of_lane(lane: u32, work: Work) -> Pairs {
     let pair = vec4<u32>(work.first + 4u * (lane / LANES)) + vec4<u32>(0u, 1u, 2u, 3u);
     let clamped = min(pair, vec4<u32>(work.pairs - 1u));
     let head = vec4<u32>(work.kv_head * params.group) + clamped % params.group;
     return Pairs(clamped / params.group, head, pair < vec4<u32>(work.pairs));
-}
-
-// Positions of the first and the last query of the tile.
-fn span_of(work: Work) -> vec2<i32> {
-    let last = min(work.first + PAIRS, work.pairs) - 1u;
-    return vec2<i32>(work.s.diagonal) + vec2<i32>(vec2<u32>(work.first, last) / params.group);
 }
 
 fn rows_in(view: View, work: Work, pairs: Pairs, heads_per_pair: u32) -> vec4<u32> {

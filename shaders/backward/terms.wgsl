@@ -8,5 +8,6 @@ struct Terms {
     lse: vec2<f32>,     // of members 1 and 2, in log2 units; 0 for a row that sees no key, which has no P
     offset: vec2<f32>,  // c₁ - dlse₁ and -gate · c₂ - dlse₂, with cᵢ = dout · aᵢ
     gate: f32,          // sigmoid(λ)
-    @size(12) gate_slope: f32,  // its derivative by λ
+    gate_slope: f32,    // its derivative by λ
+    @size(8) largest_dout: f32,  // of the row, without sign: what matrix units scale by
 }

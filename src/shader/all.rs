@@ -3,7 +3,7 @@
 use super::{Kernel, Variant};
 use crate::caps::Caps;
 use crate::problem::{DType, Options, Packed, Problem, Shape};
-use crate::tile::{AnyTile, Path, Sweep, backward_tile, forward_tile};
+use crate::tile::{AnyBackwardTile, AnyTile, Path, Sweep, backward_matrix_tile, backward_tile, forward_tile};
 
 impl Variant {
     /// Every kind of kernel that a device with these capabilities may be given: each path, storage type, mask and
@@ -23,7 +23,7 @@ impl Variant {
                     variants.extend(fitting.map(|tile| Variant::forward(&problem, path, Some(tile), caps)));
                 }
                 // The backward's texts depend on the head sizes through constants only: two kinds will do.
-                if path != Path::Matrix && matches!(problem.shape.head_dim, 40 | 256) {
+                if matches!(problem.shape.head_dim, 40 | 256) {
                     variants.extend(backward_variants(&problem, path, caps));
                 }
             }
@@ -35,10 +35,7 @@ impl Variant {
     /// a₂ or, where the problem does not keep it, without.
     pub fn of(problem: &Problem, caps: &Caps) -> Vec<Variant> {
         let kernels = |path| {
-            let backward = match path {
-                Path::Matrix => Vec::new(),
-                Path::Naive | Path::Portable | Path::Subgroup => backward_variants(problem, path, caps),
-            };
+            let backward = backward_variants(problem, path, caps);
             let fused = backward.into_iter().filter(|variant| !variant.standard);
             forward_variant(problem, path, caps).into_iter().chain(fused).collect::<Vec<_>>()
         };
@@ -66,12 +63,18 @@ fn forward_variant(problem: &Problem, path: Path, caps: &Caps) -> Option<Variant
 /// The backward kernels of a problem.
 fn backward_variants(problem: &Problem, path: Path, caps: &Caps) -> Vec<Variant> {
     let rows = Variant::backward(problem, Kernel::BackwardRows, path, caps);
-    let sweeps = [Sweep::Dq, Sweep::Mean, Sweep::Dkv].into_iter().filter_map(|sweep| {
-        let tile = match path {
-            Path::Naive => None,
-            _ => Some(backward_tile(problem, sweep, path, caps).ok()?.tile),
+    let sweeps = [Sweep::Dq, Sweep::Mean, Sweep::Dkv].into_iter().flat_map(|sweep| {
+        let tiles: Vec<Option<AnyBackwardTile>> = match path {
+            Path::Naive => vec![None],
+            Path::Portable | Path::Subgroup => {
+                backward_tile(problem, sweep, path, caps).into_iter().map(|choice| Some(choice.tile.into())).collect()
+            }
+            Path::Matrix => {
+                let tile = backward_matrix_tile(problem, sweep, caps).into_iter();
+                tile.flat_map(|tile| tile.kinds()).map(|tile| Some(tile.into())).collect()
+            }
         };
-        Some(Variant::backward(problem, Kernel::Backward(sweep, tile), path, caps))
+        tiles.into_iter().map(move |tile| Variant::backward(problem, Kernel::Backward(sweep, tile), path, caps))
     });
     let fused: Vec<_> = sweeps.chain([rows]).collect();
     let comparable = fused.iter().filter(|variant| !matches!(variant.kernel, Kernel::Backward(Sweep::Mean, _)));

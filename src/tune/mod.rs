@@ -18,6 +18,7 @@ use crate::attention::PlanOptions;
 use crate::bench::{Case, Op, Row, Runner};
 use crate::caps::Caps;
 use crate::error::Result;
+use crate::problem::DType;
 use crate::tile::{AnyTile, Path, ranked_tiles};
 
 /// Problems that share a choice: `forward.f16.causal.d128.g2n8.q4096kv4096`. Lengths, and the number `n` of sequences times
@@ -45,8 +46,11 @@ pub fn candidates(case: &Case, caps: &Caps, count: usize) -> Result<Vec<Case>> {
     let mut cases = vec![untuned];
     let paths = [Path::Matrix, Path::Subgroup, Path::Portable];
     if case.op != Op::Forward {
-        let able = paths.into_iter().filter(|path| *path == Path::Portable || caps.subgroups.is_some());
-        let able = able.filter(|path| *path != Path::Matrix);
+        let able = paths.into_iter().filter(|path| match path {
+            Path::Matrix => case.op == Op::Backward && caps.matrix.is_some() && case.dtype == DType::F16,
+            Path::Subgroup => caps.subgroups.is_some(),
+            Path::Portable | Path::Naive => true,
+        });
         cases.extend(able.map(|path| Case { runner: Runner::On(path), ..untuned }));
         return Ok(cases);
     }

@@ -2,6 +2,7 @@
 
 mod allocations;
 mod backward;
+mod backward_matrix;
 mod backward_options;
 mod backward_run;
 #[cfg(feature = "cli")]
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         if gpu.attention.caps().matrix.is_some() {
             matrix_units = true;
             cases.extend(matrix::cases());
+            cases.extend(backward_matrix::cases());
             cases.extend(matmul::matrix_cases());
             cases.extend(layer::matrix_cases());
         }

@@ -62,11 +62,12 @@ impl BackwardPlan {
     fn launch_sweep(&self, step: &Step, operands: &[Operand<'_>], flags: Gradient) -> Result<Launch> {
         let kernel = step.variant.kernel;
         let Kernel::Backward(sweep, tile) = kernel else { unreachable!("{} is no sweep", kernel.name()) };
+        let members = if step.variant.standard { 1 } else { 2 };
         let launcher = Launcher {
             attention: &self.attention,
             problem: &self.problem,
             label: &format!("diffattn.{}", kernel.name()),
-            tiling: &|piece| tiling(&self.problem, sweep, tile, piece),
+            tiling: &|piece| tiling(&self.problem, sweep, tile, members, piece),
         };
         launcher.launch_gradient(&step.pipeline, operands, Gradient { by_key: sweep == Sweep::Dkv, ..flags })
     }

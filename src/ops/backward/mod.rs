@@ -16,7 +16,7 @@ use crate::problem::Problem;
 use crate::shader::{Kernel, Variant};
 use crate::slice::TensorSlice;
 use crate::split::Piece;
-use crate::tile::{self, BackwardTile, NAIVE_THREADS, Path, Sweep};
+use crate::tile::{self, AnyBackwardTile, NAIVE_THREADS, Path, Sweep};
 
 /// The buffers of a backward pass; shapes are those of [`crate::Shape`].
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +137,7 @@ impl BackwardPlan {
     }
 
     /// The tiles of the sweeps, in the order of [`BackwardPlan::labels`]; none on the naive path.
-    pub fn tiles(&self) -> Vec<BackwardTile> {
+    pub fn tiles(&self) -> Vec<AnyBackwardTile> {
         let tile = |step: &Step| match step.variant.kernel {
             Kernel::Backward(_, tile) => tile,
             Kernel::Forward | Kernel::BackwardRows => None,
@@ -163,21 +163,18 @@ impl BackwardPlan {
 impl Chosen {
     fn new(problem: &Problem, options: PlanOptions, standard: bool, caps: &Caps) -> Result<Self> {
         let (path, reason) = choose(problem, options, caps)?;
-        let variant = |kernel| Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
+        let variant = |kernel, path| Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
         let sweep = |sweep| {
+            // The mean sums nothing, and has no kernel on matrix units.
+            let path = if (path, sweep) == (Path::Matrix, Sweep::Mean) { Path::Subgroup } else { path };
             let tile = match path {
                 Path::Naive => None,
-                Path::Matrix => {
-                    let what = "the backward pass on matrix units".into();
-                    let hint = "leave the path to the planner, or choose portable or subgroup".into();
-                    return Err(Error::Unsupported { what, hint });
-                }
-                Path::Portable | Path::Subgroup => Some(tile_of(problem, sweep, path, options, caps)?),
+                Path::Portable | Path::Subgroup | Path::Matrix => Some(tile_of(problem, sweep, path, options, caps)?),
             };
-            Ok(variant(Kernel::Backward(sweep, tile)))
+            Ok::<_, Error>(variant(Kernel::Backward(sweep, tile), path))
         };
         Ok(Chosen {
-            rows: variant(Kernel::BackwardRows),
+            rows: variant(Kernel::BackwardRows, path),
             mean: if problem.options.a2 || standard { None } else { Some(sweep(Sweep::Mean)?) },
             dq: sweep(Sweep::Dq)?,
             dkv: sweep(Sweep::Dkv)?,
@@ -207,7 +204,7 @@ impl BackwardPass {
 }
 
 /// How a sweep cuts a piece into tiles.
-fn tiling(problem: &Problem, sweep: Sweep, tile: Option<BackwardTile>, piece: &Piece) -> Tiling {
+fn tiling(problem: &Problem, sweep: Sweep, tile: Option<AnyBackwardTile>, members: u32, piece: &Piece) -> Tiling {
     let (queries, group) = (piece.queries.len() as u64, u64::from(problem.shape.group()));
     let keys = u64::from(problem.shape.kv_len);
     match (tile, sweep) {
@@ -217,27 +214,36 @@ fn tiling(problem: &Problem, sweep: Sweep, tile: Option<BackwardTile>, piece: &P
         }
         (None, Sweep::Dkv) => Tiling { head_tiles: 1, q_tiles: keys, tiles_per_workgroup: NAIVE_THREADS },
         (Some(tile), Sweep::Dq | Sweep::Mean) => {
-            let q_tiles = (queries * group).div_ceil(tile.rows().into());
+            let q_tiles = (queries * group).div_ceil(tile.rows(sweep, members).into());
             Tiling { head_tiles: 1, q_tiles, tiles_per_workgroup: 1 }
         }
         (Some(tile), Sweep::Dkv) => {
-            Tiling { head_tiles: 1, q_tiles: keys.div_ceil(tile.rows().into()), tiles_per_workgroup: 1 }
+            Tiling { head_tiles: 1, q_tiles: keys.div_ceil(tile.rows(sweep, members).into()), tiles_per_workgroup: 1 }
         }
     }
 }
 
-/// The tile asked for, or the cheapest.
-fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, caps: &Caps) -> Result<BackwardTile> {
+/// The tile asked for, or the planner's.
+fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, caps: &Caps) -> Result<AnyBackwardTile> {
     let tile = match (options.backward_tiles, sweep) {
         (Some([dq, _]), Sweep::Dq) => dq,
         (Some([_, dkv]), Sweep::Dkv) => dkv,
-        (_, Sweep::Mean) | (None, _) => return Ok(tile::backward_tile(problem, sweep, path, caps)?.tile),
+        (_, Sweep::Mean) | (None, _) if path == Path::Matrix => {
+            return Ok(tile::backward_matrix_tile(problem, sweep, caps)?.into());
+        }
+        (_, Sweep::Mean) | (None, _) => return Ok(tile::backward_tile(problem, sweep, path, caps)?.tile.into()),
     };
-    tile.validate(sweep, &problem.shape, path, caps)?;
+    match (tile, path) {
+        (AnyBackwardTile::Matrix(tile), Path::Matrix) => tile.validate(sweep, problem, caps)?,
+        (AnyBackwardTile::Tiled(tile), Path::Portable | Path::Subgroup) => {
+            tile.validate(sweep, &problem.shape, path, caps)?;
+        }
+        _ => return Err(Error::invalid("backward tile", format!("one of the {} path", path.name()), tile)),
+    }
     Ok(tile)
 }
 
-/// Path, and why.
+/// Path, and why. Matrix units are taken on request only: nothing was measured there yet.
 fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, String)> {
     if let Some(path) = options.path {
         return Ok((path, "asked for".into()));

@@ -72,8 +72,12 @@ impl Kernel {
                 (tile_of(&["group"], 1), tile_of(&["q_len"], 1), None)
             }
             (Op::Backward(Sweep::Dkv, None), _) => (tile_of(&[], 1), tile_of(&["kv_len"], 1), None),
-            (Op::Backward(Sweep::Dkv, Some(tile)), _) => (tile_of(&[], 1), tile_of(&["kv_len"], tile.rows()), Some(1)),
-            (Op::Backward(_, Some(tile)), _) => (tile_of(&[], 1), tile_of(&["q_len", "group"], tile.rows()), Some(1)),
+            (Op::Backward(Sweep::Dkv, Some(tile)), _) => {
+                (tile_of(&[], 1), tile_of(&["kv_len"], tile.rows(Sweep::Dkv, 2)), Some(1))
+            }
+            (Op::Backward(sweep, Some(tile)), _) => {
+                (tile_of(&[], 1), tile_of(&["q_len", "group"], tile.rows(sweep, 2)), Some(1))
+            }
         };
         let Variant { path, dtype, mask, head_dim, value_dim, softcap, packed, lse, a2, standard, .. } = *variant;
         let about = json!({
