@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("matrix::backward::packed", packed));
     cases.push(case("matrix::backward::same_bits", same_bits));
     cases.push(case("matrix::backward::magnitudes", magnitudes));
+    cases.push(case("matrix::backward::uneven_rows", uneven_rows));
     cases.push(case("matrix::backward::wrong_gate_is_rejected", wrong_gate_is_rejected));
     cases.push(case("matrix::backward::tiles", tiles));
     cases.push(case("matrix::backward::accumulate", accumulate));
@@ -95,33 +96,74 @@ fn same_bits(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Gradients and values far above and below one, whole tensors and single rows, where f16 alone would lose them. What comes
-/// out must fit the storage type.
+/// What the tensors of one case are multiplied by.
+struct Factors {
+    /// Keys of each query: the fewer, the larger its weights.
+    keys: u32,
+    q: f32,
+    k: f32,
+    v: f32,
+    dout: f32,
+    dlse: f32,
+}
+
+const ONE: Factors = Factors { keys: 45, q: 1.0, k: 1.0, v: 1.0, dout: 1.0, dlse: 0.0 };
+
+/// Each fails without the powers of two that the kernels scale by, at the end of f16 that its name says, though every
+/// gradient fits the storage type: small queries let large dS through to dQ, large keys lift tiny ones.
+const MAGNITUDES: [(&str, Factors); 7] = [
+    ("dS above f16", Factors { keys: 3, q: 0.01, k: 0.01, v: 300.0, dout: 100.0, ..ONE }),
+    ("dS above f16 by dlse", Factors { keys: 3, q: 0.01, k: 0.01, dlse: 3e5, ..ONE }),
+    ("dS below f16, to dQ", Factors { q: 2e-3, k: 1000.0, dout: 1e-5, ..ONE }),
+    ("dS below f16, to dK", Factors { q: 1000.0, k: 2e-3, dout: 1e-5, ..ONE }),
+    ("dS below f16 by V", Factors { q: 2e-3, k: 1000.0, v: 1e-5, ..ONE }),
+    ("dout alone", Factors { dout: 1e-3, v: 300.0, ..ONE }),
+    ("nothing", Factors { dout: 0.0, ..ONE }),
+];
+
 fn magnitudes(gpu: &Gpu) -> Result<(), Failed> {
+    let rng = &mut support::rng();
+    for (name, Factors { keys, q, k, v, dout, dlse }) in MAGNITUDES {
+        let mut problem = small(DType::F16);
+        problem.shape = Shape { batch: 1, q_len: 70, kv_len: keys, ..problem.shape };
+        problem.options.causal = false;
+        let mut tensors = Tensors::random(&problem, rng);
+        for (tensor, factor) in
+            [(&mut tensors.q, q), (&mut tensors.k, k), (&mut tensors.v, v), (&mut tensors.dout, dout)]
+        {
+            tensor.iter_mut().for_each(|x| *x = DType::F16.round(*x * factor));
+        }
+        tensors.dlse.iter_mut().for_each(|x| *x *= dlse);
+        let ask = Ask { dlse: dlse != 0.0, ..Ask::of(plan()) };
+        check(gpu, &problem, &tensors, ask).map_err(|failed| format!("{name}: {}", failed.message().unwrap_or("")))?;
+    }
+    Ok(())
+}
+
+/// Rows of dout from 1e-3 to 1 side by side, and keys whose weights f16 does not hold: gradients of each row by its own
+/// magnitude.
+fn uneven_rows(gpu: &Gpu) -> Result<(), Failed> {
     let rng = &mut support::rng();
     let mut problem = small(DType::F16);
     problem.shape = Shape { batch: 1, q_len: 70, kv_len: 45, ..problem.shape };
-    let width = (problem.shape.heads * problem.shape.value_dim) as usize;
-    let small = 1e-3;
-    for (dout, v, rows) in [
-        (small, 1.0, false),
-        (1.0, 200.0, false),
-        (100.0, 30.0, false),
-        (small, 300.0, false),
-        (small, 1.0, true),
-        (0.0, 1.0, false),
-    ] {
-        let mut tensors = Tensors::random(&problem, rng);
-        for (row, values) in tensors.dout.chunks_exact_mut(width).enumerate() {
-            let factor = if rows && row % 3 == 0 { 1.0 } else { dout };
-            values.iter_mut().for_each(|x| *x = DType::F16.round(*x * factor));
-        }
-        tensors.v.iter_mut().for_each(|x| *x = DType::F16.round(*x * v));
-        let ask = Ask { dlse: dout == 1.0, ..Ask::of(plan()) };
-        check(gpu, &problem, &tensors, ask)
-            .map_err(|failed| format!("dout × {dout}, v × {v}: {}", failed.message().unwrap_or("")))?;
+    problem.options.causal = false;
+    let Shape { heads, kv_heads, head_dim, value_dim, .. } = problem.shape;
+    let mut tensors = Tensors::random(&problem, rng);
+    for (row, values) in tensors.dout.chunks_exact_mut((heads * value_dim) as usize).enumerate() {
+        let factor = if row % 3 == 0 { 1.0 } else { 1e-3 };
+        values.iter_mut().for_each(|x| *x = DType::F16.round(*x * factor));
     }
-    Ok(())
+    check(gpu, &problem, &tensors, Ask::of(plan()))?;
+
+    // Every second key: exp(-√head_dim · 2.5), 1.4e-7.
+    let mut tensors = Tensors::random(&problem, rng);
+    tensors.q.fill(1.0);
+    for (key, values) in tensors.k.chunks_exact_mut((kv_heads * head_dim) as usize).enumerate() {
+        let far = if key % 2 == 1 { -2.5 } else { 0.0 };
+        values.iter_mut().for_each(|x| *x = DType::F16.round(far + 0.1 * *x));
+    }
+    tensors.dout.iter_mut().for_each(|x| *x = DType::F16.round(*x * 1000.0));
+    check(gpu, &problem, &tensors, Ask::of(plan()))
 }
 
 /// Tiles that the planner would not choose here: more and fewer subgroups, written out, in scalars.
