@@ -1,11 +1,11 @@
 // DIFF V2 forward on matrix units: the tiled forward with both products as cooperative matrices, f16 × f16 → f32.
 //
 // A workgroup owns ROWS packed query rows of one sequence and one KV head, so that every K and V fragment serves both
-// members of its pairs; matrix/q_*.wgsl tell their order. Its SUBGROUPS subgroups form a grid, COLUMNS wide. Those of a row
-// of the grid share STRIPS strips of MAT rows: each multiplies them with its share of a tile's keys, then adds its share of
-// V's elements, held as accumulators over the whole loop; the softmax of the rows is shared among all of them. More
-// COLUMNS read less of K and V from workgroup memory, and as much of the weights. Elements of a matrix cannot be touched in
-// registers, so
+// members of its pairs; they are ordered as in forward.wgsl: (position, output head of the tile, member). Its SUBGROUPS
+// subgroups form a grid, COLUMNS wide. Those of a row of the grid share STRIPS strips of MAT rows: each multiplies them with
+// its share of a tile's keys, then adds its share of V's elements, held as accumulators over the whole loop; the softmax of
+// the rows is shared among all of them. More COLUMNS read less of K and V from workgroup memory, and as much of the weights.
+// Elements of a matrix cannot be touched in registers, so
 //   * scores go through workgroup memory: stored in f32, softmax by the lanes, weights back in f16;
 //   * outputs are rescaled lazily: a row's reference maximum stays until some score of the tile exceeds it by GROWTH in
 //     log2 (weights up to 2^GROWTH fit f16); only then do the accumulators pass through workgroup memory. Normalised and
@@ -14,8 +14,8 @@
 // does one tile more than there are, of clamped keys that nobody reads. Loops marked `unrolled` are written out by
 // src/shader/unroll.rs where the tile says so: then every array of matrices has constant indices.
 //
-// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS) + 4 bytes. wg_a holds Q (if staged) and the weights,
-// which take Q's place where Q stays in registers; wg_b K and V; wg_c the scores.
+// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS + ROWS / 2) + 4 bytes. wg_a holds Q (unless it stays in registers)
+// and the weights; wg_b K and V; wg_c the scores.
 // Barriers per key tile: weights, V and growth known, scores and K used; scores and K stored, weights and V used.
 // Numerics: products of f16 with f32 sums; weights rounded to f16, and summed before.
 // Source: "Differential Transformer V2" (Microsoft, 2026); FlashAttention-4 for the lazy rescale.
@@ -38,6 +38,7 @@ const ROWS_PER_SUBGROUP: u32 = STRIPS * MAT;
 const ROWS: u32 = SUBGROUPS / COLUMNS * ROWS_PER_SUBGROUP;
 const SOFTMAX_ROWS: u32 = ROWS / SUBGROUPS;
 const ROWS_PER_POSITION: u32 = 2u * HEADS_PER_TILE;
+const POSITIONS: u32 = ROWS / ROWS_PER_POSITION;
 // Lanes that share a row, or rows of one lane; one of the two is 1.
 const LANES_PER_ROW: u32 = max(SUBGROUP / SOFTMAX_ROWS, 1u);
 const ROWS_PER_LANE: u32 = max(SOFTMAX_ROWS / SUBGROUP, 1u);
@@ -51,10 +52,10 @@ const C_SLOTS: u32 = ROWS * SCORE_STRIDE;
 const K_SHARE: u32 = (KEYS * PADDED_HEAD_OCTETS + THREADS - 1u) / THREADS;
 const V_SHARE: u32 = (KEYS * PADDED_VALUE_OCTETS + THREADS - 1u) / THREADS;
 const V_BASE: u32 = KEYS * KV_STRIDE;
-const Q_FRAGMENTS: u32 = select(1u, STRIPS * HEAD_STEPS, Q_RESIDENT);
 
 var<workgroup> wg_grows: atomic<u32>;        // whether a row outgrew its reference
 var<workgroup> wg_factor: array<f32, ROWS>;  // rescale factor; at the end 1/sum
+var<workgroup> wg_gate: array<f32, ROWS / 2u>;  // of each pair of rows, at the end
 
 // Keys from `end` on do not exist: the last one stands for them, and the mask hides it. Elements beyond the head are zero.
 fn fetch_k(lane: u32, base: u32, first_key: u32, end: u32) -> array<Halves8, K_SHARE> {
@@ -105,6 +106,15 @@ fn store_v(lane: u32, fetched: array<Halves8, V_SHARE>) {
     }
 }
 
+// The queries of a workgroup.
+struct Tile {
+    batch: u32,
+    q_start: u32,
+    q_len: u32,
+    first_query: u32,
+    first_head: u32,
+}
+
 // One row of the tile.
 struct Row {
     query: u32,   // index within the sequence, clamped to those that exist
@@ -112,21 +122,32 @@ struct Row {
     exists: bool,
 }
 
+fn row_at(tile: Tile, row: u32) -> Row {
+    let query = tile.first_query + row / ROWS_PER_POSITION;
+    let exists = query < tile.q_len && row < POSITIONS * ROWS_PER_POSITION;
+    return Row(min(query, tile.q_len - 1u), tile.first_head + row % ROWS_PER_POSITION, exists);
+}
+
+// Eight elements of a row of Q; zero for rows that do not exist and beyond the head.
+fn query_octet(tile: Tile, row: u32, octet: u32) -> Halves8 {
+    let place = row_at(tile, row);
+    if (place.exists && octet < HEAD_OCTETS) {
+        return q8(row_of(params.q, tile.batch, tile.q_start + place.query, place.head) + octet);
+    }
+    return Halves8();
+}
+
 // Scores of this subgroup's strips at its share of the keys in workgroup memory.
-fn multiply_keys(q_places: ptr<function, array<u32, STRIPS>>, q_fragments: ptr<function, array<MatA, Q_FRAGMENTS>>,
-                 column: u32) -> array<MatC, STRIPS * KEY_STEPS> {
+fn multiply_keys(queries: ptr<function, Queries>, first_strip: u32, column: u32) -> array<MatC, STRIPS * KEY_STEPS> {
     var score: array<MatC, STRIPS * KEY_STEPS>;
     for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
         var rows: array<MatA, STRIPS>;
         for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-            if (Q_RESIDENT) {
-                rows[strip] = (*q_fragments)[(strip * HEAD_STEPS + step) % Q_FRAGMENTS];
-            } else {
-                rows[strip] = q_matrix((*q_places)[strip], step);
-            }
+            rows[strip] = q_matrix(queries, first_strip, strip, step);
         }
         for (var key = 0u; key < KEY_STEPS; key++) { // unrolled
-            let x = coopLoad<MatB>(&wg_b[((column * KEY_STEPS + key) * MAT * KV_STRIDE + step * MAT) / CELL], KV_STRIDE / CELL);
+            let slot = (column * KEY_STEPS + key) * MAT * KV_STRIDE + step * MAT;
+            let x = coopLoad<MatB>(&wg_b[slot / CELL], KV_STRIDE / CELL);
             for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
                 score[strip * KEY_STEPS + key] = coopMultiplyAdd(rows[strip], x, score[strip * KEY_STEPS + key]);
             }
@@ -168,16 +189,16 @@ fn main(
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_invocation_id) invocation: u32,
 ) {
-    let tile = group.x + group.y * params.grid_width;
-    if (tile >= params.tiles) {
+    let index = group.x + group.y * params.grid_width;
+    if (index >= params.tiles) {
         return;
     }
     // The last queries, which see most under a causal mask, go first; next to each other go the heads of a sequence, as in
     // forward.wgsl, or the queries of a head.
     let per_sequence = params.head_tiles * params.kv_heads;
-    let head_index = select(tile, tile / params.q_tiles, BY_HEAD) % per_sequence;
-    let rest = select(tile / per_sequence, tile / params.q_tiles / per_sequence, BY_HEAD);
-    let query_index = select(rest / params.batch, tile % params.q_tiles, BY_HEAD);
+    let head_index = select(index, index / params.q_tiles, BY_HEAD) % per_sequence;
+    let rest = select(index / per_sequence, index / params.q_tiles / per_sequence, BY_HEAD);
+    let query_index = select(rest / params.batch, index % params.q_tiles, BY_HEAD);
     let sequence_index = select(rest % params.batch, rest, BY_HEAD);
     let head_tile = head_index % params.head_tiles;
     let kv_head = head_index / params.head_tiles;
@@ -189,50 +210,24 @@ fn main(
     let first_strip = subgroup / COLUMNS * ROWS_PER_SUBGROUP;
     let column = subgroup % COLUMNS;
 
-    if (Q_STAGED) {
-        for (var i = lane; i < ROWS * PADDED_HEAD_OCTETS; i += THREADS) {
-            let row = i / PADDED_HEAD_OCTETS;
-            let octet = i % PADDED_HEAD_OCTETS;
-            let place = row_at(row, first_query, s.q_len, first_head);
-            var x = Halves8();
-            if (place.exists && octet < HEAD_OCTETS) {
-                x = q8(row_of(params.q, b, s.q_start + place.query, place.head) + octet);
-            }
-            put_a(row * Q_STRIDE + 8u * octet, x.lo);
-            put_a(row * Q_STRIDE + 8u * octet + 4u, x.hi);
-        }
-        workgroupBarrier();
-    }
-    var q_places: array<u32, STRIPS>;
-    for (var strip = 0u; strip < STRIPS; strip++) {
-        let row = first_strip + strip * MAT;
-        q_places[strip] = q_place(row, b, s.q_start, row_at(row, first_query, s.q_len, first_head));
-    }
-    var q_fragments: array<MatA, Q_FRAGMENTS>;
-    if (Q_RESIDENT) {
-        for (var strip = 0u; strip < STRIPS; strip++) { // unrolled
-            for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
-                // The remainder keeps the index inside where nothing is resident and this is never run.
-                q_fragments[(strip * HEAD_STEPS + step) % Q_FRAGMENTS] = q_matrix(q_places[strip], step);
-            }
-        }
-    }
-
+    let tile = Tile(b, s.q_start, s.q_len, first_query, first_head);
     let first_position = s.diagonal + i32(first_query);
     let last_position = s.diagonal + i32(min(first_query + POSITIONS, s.q_len)) - 1;
     var seen = keys_seen(first_position, last_position, i32(s.kv_len));
     if (first_query >= s.q_len) {
         seen.y = seen.x;  // a shorter packed sequence: nothing to do, but naga allows no return before matrices here
     }
-    let shared_keys = keys_shared(first_position, last_position, i32(s.kv_len));
 
     // Rows of this lane in the softmax, and the first of its keys in each.
     let my_row = subgroup * SOFTMAX_ROWS + invocation / LANES_PER_ROW;
     let my_key = (invocation % LANES_PER_ROW) * 4u;
     var reference: array<f32, ROWS_PER_LANE>;  // maximum that the weights refer to
     var row_sum: array<f32, ROWS_PER_LANE>;    // over this lane's keys
+    var row_keys: array<vec2<i32>, ROWS_PER_LANE>;  // that a row sees
     for (var r = 0u; r < ROWS_PER_LANE; r++) {
         reference[r] = NO_KEY;
+        let position = s.diagonal + i32(row_at(tile, my_row + r * ROW_STEP).query);
+        row_keys[r] = keys_seen(position, position, seen.y);
     }
     var o: array<MatC, STRIPS * VALUE_STEPS>;
     var score: array<MatC, STRIPS * KEY_STEPS>;
@@ -240,16 +235,23 @@ fn main(
     let k_base = row_of(params.k, b, s.kv_start, kv_head);
     let v_base = row_of(params.v, b, s.kv_start, kv_head);
     var next_key = u32(seen.x);
+    // The first keys are on their way while Q is loaded, and the second ones while the first are multiplied.
+    var on_their_way: array<Halves8, K_SHARE>;
     if (next_key < end) {
-        store_k(lane, fetch_k(lane, k_base, next_key, end));
+        on_their_way = fetch_k(lane, k_base, next_key, end);
+    }
+    var queries = load_queries(tile, lane, first_strip);
+    if (next_key < end) {
+        store_k(lane, on_their_way);
+        on_their_way = fetch_k(lane, k_base, next_key + KEYS, end);
         if (lane == 0u) {
             atomicStore(&wg_grows, 0u);
         }
         workgroupBarrier();
-        score = multiply_keys(&q_places, &q_fragments, column);
+        score = multiply_keys(&queries, first_strip, column);
         store_scores(&score, first_strip, column);
         workgroupBarrier();
-        store_k(lane, fetch_k(lane, k_base, next_key + KEYS, end));
+        store_k(lane, on_their_way);
         workgroupBarrier();
     }
 
@@ -260,29 +262,19 @@ fn main(
             // Used at the end of this turn: what lived across turns would be copied there, and the copy wait for the load.
             let v_octets = fetch_v(lane, v_base, next_key, end);
             let k_octets = fetch_k(lane, k_base, next_key + 2u * KEYS, end);
-            let edge = i32(next_key) < shared_keys.x || i32(next_key + KEYS) > shared_keys.y;
+            // Every tile pays for the mask's comparisons: a branch around them would keep the driver from mixing loads,
+            // softmax and products.
+            let base = vec2<i32>(i32(next_key + my_key));
             var x: array<vec4<f32>, ROWS_PER_LANE * QUADS_PER_LANE>;
             for (var r = 0u; r < ROWS_PER_LANE; r++) {
                 let row = my_row + r * ROW_STEP;
                 for (var i = 0u; i < QUADS_PER_LANE; i++) {
-                    x[r * QUADS_PER_LANE + i] = score4(get_c(row * SCORE_STRIDE + my_key + KEY_STRIDE * i));
+                    let score = score4(get_c(row * SCORE_STRIDE + my_key + KEY_STRIDE * i));
+                    let keys = vec4<i32>(i32(KEY_STRIDE * i)) + vec4<i32>(0, 1, 2, 3);
+                    x[r * QUADS_PER_LANE + i] = select(score, vec4<f32>(UNSEEN), unseen(row_keys[r] - base, keys));
                 }
             }
-            if (edge) {
-                for (var r = 0u; r < ROWS_PER_LANE; r++) {
-                    let row = my_row + r * ROW_STEP;
-                    let position = vec4<i32>(s.diagonal + i32(row_at(row, first_query, s.q_len, first_head).query));
-                    for (var i = 0u; i < QUADS_PER_LANE; i++) {
-                        for (var n = 0u; n < 4u; n++) {
-                            let key = i32(next_key + my_key + KEY_STRIDE * i + n);
-                            if (!sees(position, key).x || key >= i32(end)) {
-                                x[r * QUADS_PER_LANE + i][n] = UNSEEN;
-                            }
-                        }
-                    }
-                }
-            }
-            score = multiply_keys(&q_places, &q_fragments, column);
+            score = multiply_keys(&queries, first_strip, column);
             var grows = false;
             for (var r = 0u; r < ROWS_PER_LANE; r++) {
                 let row = my_row + r * ROW_STEP;
@@ -361,9 +353,12 @@ fn main(
             sum += subgroupShuffleXor(sum, distance);
         }
         wg_factor[row] = normaliser(reference[r], sum);
-        let place = row_at(row, first_query, s.q_len, first_head);
+        let place = row_at(tile, row);
         if (place.exists && invocation % LANES_PER_ROW == 0u) {
             write_lse(b, place.head, s.q_start + place.query, reference[r], sum);
+            if (row % 2u == 0u) {
+                wg_gate[row / 2u] = gate_of(lam[row_of(params.lam, b, s.q_start + place.query, place.head / 2u)]);
+            }
         }
     }
     for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
@@ -374,15 +369,15 @@ fn main(
         workgroupBarrier();
         // One pair of rows and four elements at a time.
         for (var i = lane; i < ROWS / 2u * STEP_QUADS; i += THREADS) {
-            let rows = pair_at(i / STEP_QUADS);
+            let row = 2u * (i / STEP_QUADS);
             let at = i % STEP_QUADS;
             let quad = (at / (MAT / 4u) * VALUE_STEPS + step) * (MAT / 4u) + at % (MAT / 4u);
-            let place = row_at(rows.x, first_query, s.q_len, first_head);
+            let place = row_at(tile, row);
             if (place.exists && quad < VALUE_QUADS) {
                 let token = s.q_start + place.query;
-                let member1 = get_c(rows.x * SCORE_STRIDE + 4u * at) * wg_factor[rows.x];
-                let member2 = get_c(rows.y * SCORE_STRIDE + 4u * at) * wg_factor[rows.y];
-                let gate = gate_of(lam[row_of(params.lam, b, token, place.head / 2u)]);
+                let member1 = get_c(row * SCORE_STRIDE + 4u * at) * wg_factor[row];
+                let member2 = get_c((row + 1u) * SCORE_STRIDE + 4u * at) * wg_factor[row + 1u];
+                let gate = wg_gate[row / 2u];
                 out[row_of(params.out, b, token, place.head / 2u) + quad] = pack4(member1 - gate * member2);
                 write_a2(row_of(params.a2, b, token, place.head / 2u), quad, member2);
             }

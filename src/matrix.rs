@@ -29,10 +29,7 @@ pub struct MatrixTile {
     pub padding: u32,
     /// log2 of the largest weight: outputs are rescaled when a row's maximum grows by more. At most 15.
     pub growth: u32,
-    /// Whether Q is read from global memory as matrices, instead of through workgroup memory. For f16 in equal lengths of
-    /// at least `size` queries.
-    pub q_global: bool,
-    /// Whether Q's matrices stay in registers, instead of being read again for every key tile.
+    /// Whether Q's matrices stay in registers, instead of being read from workgroup memory for every key tile.
     pub q_resident: bool,
     /// Whether loops over matrices are written out, instead of left to the driver.
     pub unrolled: bool,
@@ -71,9 +68,31 @@ impl MatrixTile {
         (octets * keys).div_ceil(lanes) + (octets * values).div_ceil(lanes)
     }
 
-    /// f16 elements between two rows of Q: padded to whole matrices.
+    /// Matrices of a row of Q that are in workgroup memory together: all, or on their way into registers as many as fit
+    /// the place of K and V, at least one.
+    pub const fn q_steps(&self, shape: &Shape) -> u32 {
+        let all = self.steps(shape.head_dim);
+        if !self.q_resident {
+            return all;
+        }
+        let fitting = (self.kv_slots(shape) / self.q_pass_rows()).saturating_sub(self.padding) / self.size;
+        if fitting > all {
+            all
+        } else if fitting == 0 {
+            1
+        } else {
+            fitting
+        }
+    }
+
+    /// Rows of Q that are on their way into registers together: a strip of every subgroup that has its own.
+    const fn q_pass_rows(&self) -> u32 {
+        self.subgroups / self.columns * self.size
+    }
+
+    /// f16 elements between two rows of Q in workgroup memory.
     pub const fn q_stride(&self, shape: &Shape) -> u32 {
-        shape.head_dim.next_multiple_of(self.size) + self.padding
+        self.q_steps(shape) * self.size + self.padding
     }
 
     /// f16 elements between two keys of K and V.
@@ -95,41 +114,45 @@ impl MatrixTile {
 
     /// f16 elements of Q in workgroup memory.
     const fn q_slots(&self, shape: &Shape) -> u32 {
-        if self.q_global { 0 } else { self.rows() * self.q_stride(shape) }
+        if self.q_resident { 0 } else { self.rows() * self.q_stride(shape) }
     }
 
-    /// First f16 element of the weights: behind Q, or over it where Q is in registers by then.
+    /// First f16 element of the weights: behind Q.
     pub const fn weight_base(&self, shape: &Shape) -> u32 {
-        if self.q_resident { 0 } else { self.q_slots(shape) }
+        self.q_slots(shape)
     }
 
     /// f16 elements of Q and weights.
     pub const fn row_slots(&self, shape: &Shape) -> u32 {
-        let weights = self.weight_base(shape) + self.rows() * self.weight_stride();
-        if weights > self.q_slots(shape) { weights } else { self.q_slots(shape) }
+        self.weight_base(shape) + self.rows() * self.weight_stride()
     }
 
     /// f16 elements of K and V.
-    pub const fn kv_slots(&self, shape: &Shape) -> u32 {
+    const fn kv_slots(&self, shape: &Shape) -> u32 {
         2 * self.keys * self.kv_stride(shape)
+    }
+
+    /// f16 elements of K and V, and of Q in their place.
+    pub const fn item_slots(&self, shape: &Shape) -> u32 {
+        let queries = if self.q_resident { self.q_pass_rows() * self.q_stride(shape) } else { 0 };
+        if queries > self.kv_slots(shape) { queries } else { self.kv_slots(shape) }
     }
 
     /// Bytes of workgroup memory: the terms stated at the head of forward_matrix.wgsl, and alignment between them.
     pub const fn workgroup_bytes(&self, shape: &Shape) -> u32 {
-        let halves = self.row_slots(shape) + self.kv_slots(shape);
-        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 4 + 16
+        let halves = self.row_slots(shape) + self.item_slots(shape);
+        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 2 * self.rows() + 4 + 16
     }
 
     /// The tile, and those that differ from it in one way of working: every kind of text that the kernel has.
-    pub(crate) fn kinds(self) -> [MatrixTile; 8] {
-        let mut kinds = [self; 8];
-        kinds[1].q_global = !self.q_global;
-        kinds[2].q_resident = !self.q_resident;
-        kinds[3].unrolled = !self.unrolled;
-        kinds[4].scalars = !self.scalars;
-        kinds[5].by_head = !self.by_head;
-        (kinds[6].strips, kinds[6].subgroups) = (4 * self.strips, 1);
-        (kinds[7].strips, kinds[7].columns, kinds[7].keys) = (2 * self.strips, 2, 2 * self.keys);
+    pub(crate) fn kinds(self) -> [MatrixTile; 7] {
+        let mut kinds = [self; 7];
+        kinds[1].q_resident = !self.q_resident;
+        kinds[2].unrolled = !self.unrolled;
+        kinds[3].scalars = !self.scalars;
+        kinds[4].by_head = !self.by_head;
+        (kinds[5].strips, kinds[5].subgroups) = (4 * self.strips, 1);
+        (kinds[6].strips, kinds[6].columns, kinds[6].keys) = (2 * self.strips, 2, 2 * self.keys);
         kinds
     }
 
@@ -137,7 +160,6 @@ impl MatrixTile {
     fn is_sound(&self, shape: &Shape) -> bool {
         let rows = self.strips * self.size / self.columns.max(1);
         let counts = [self.subgroup, self.subgroups, self.strips, self.columns, self.keys, self.heads_per_tile];
-        let strips_of_position = 2 * self.heads_per_tile * if self.q_global { self.size } else { 1 };
         matches!(self.size, 8 | 16)
             && counts.iter().all(|&count| (1..=256).contains(&count))
             && self.subgroups.is_multiple_of(self.columns)
@@ -147,35 +169,19 @@ impl MatrixTile {
             && rows.max(self.subgroup).is_multiple_of(rows.min(self.subgroup))
             && (self.keys / (self.subgroup / rows).max(1)).is_multiple_of(4)
             && shape.group().is_multiple_of(self.heads_per_tile)
-            && self.rows() >= strips_of_position
-            && (!self.q_global || self.rows().is_multiple_of(strips_of_position))
+            && self.rows() >= 2 * self.heads_per_tile
             && self.padding.is_multiple_of(8)
             && self.padding <= 64
             && (1..=15).contains(&self.growth)
-    }
-
-    /// What keeps Q's matrices from being read from global memory, if anything does.
-    fn not_from_global(&self, problem: &Problem, caps: &Caps) -> Option<&'static str> {
-        let Shape { q_len, head_dim, .. } = problem.shape;
-        let whole = |dim: u32| dim.is_multiple_of(self.size);
-        let vectors = caps.backend != wgpu::Backend::Metal && !self.scalars;
-        let rules = [
-            (problem.dtype == DType::F16, "f16 storage"),
-            (problem.packed.is_none(), "sequences of equal length"),
-            (vectors, "a device that loads matrices from vectors, which Metal does not"),
-            (whole(head_dim) && q_len >= self.size, "whole matrices of queries"),
-        ];
-        let broken = rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule);
-        broken.filter(|_| self.q_global)
     }
 
     /// Checks the tile against the problem and the device.
     ///
     /// # Errors
     /// [`Error::MissingFeature`] without matrix units (or without the adapter, see
-    /// [`crate::DiffAttention::with_adapter`]), [`Error::Unsupported`] for f32 storage and where matrices cannot be read
-    /// from global memory as the tile wants it, [`Error::Invalid`] for a tile that breaks the kernel's rules or is of
-    /// another device's matrices, [`Error::Limit`] for too many invocations or too much workgroup memory.
+    /// [`crate::DiffAttention::with_adapter`]), [`Error::Unsupported`] for f32 storage, [`Error::Invalid`] for a tile that
+    /// breaks the kernel's rules or is of another device's matrices, [`Error::Limit`] for too many invocations or too much
+    /// workgroup memory.
     pub fn validate(&self, problem: &Problem, caps: &Caps) -> Result<()> {
         let (size, subgroup) = units_for(problem, caps)?;
         if (self.size, self.subgroup) != (size, subgroup) {
@@ -185,17 +191,12 @@ impl MatrixTile {
         if !self.is_sound(&problem.shape) {
             let rule = "subgroups a multiple of columns; keys a multiple of columns × the matrices' side; a \
                         subgroup's share of the rows and its lanes one a multiple of the other, with whole quads of keys \
-                        for each lane; heads_per_tile a divisor of heads / kv_heads; rows for at least one position (with \
-                        Q from global memory: for whole matrices of positions); padding a multiple of 8 up to 64; growth \
-                        from 1 to 15";
+                        for each lane; heads_per_tile a divisor of heads / kv_heads; rows for at least one position; \
+                        padding a multiple of 8 up to 64; growth from 1 to 15";
             return Err(Error::invalid("tile", rule, self));
         }
         if caps.backend == wgpu::Backend::Metal && !self.scalars {
             return Err(Error::invalid("tile", "one with workgroup memory in scalars (s) on Metal", self));
-        }
-        if let Some(rule) = self.not_from_global(problem, caps) {
-            let what = format!("the tile {self}, which reads Q from global memory,");
-            return Err(Error::Unsupported { what, hint: format!("it needs {rule}; leave out g") });
         }
         limit("max_compute_invocations_per_workgroup", self.threads(), caps.invocations)?;
         limit("max_compute_workgroup_storage_size", self.workgroup_bytes(&problem.shape), caps.workgroup_storage)
@@ -210,9 +211,8 @@ impl MatrixTile {
     ///
     /// Four bytes from workgroup memory or a cache cost a slot, as there. For each key tile and subgroup: its share of the
     /// fragments of K and V once, those of the weights for every strip, and 12 bytes for each score to pass from
-    /// accumulators to lanes and back. Q is free in registers; from global memory it costs 16 times as much as from
-    /// workgroup memory, since drivers bring it element by element (measured). More registers than every device has cost a
-    /// factor of five, as there.
+    /// accumulators to lanes and back. Q is free in registers. More registers than every device has cost a factor of five,
+    /// as there.
     fn cost(&self, problem: &Problem) -> f64 {
         let shape = &problem.shape;
         let head = f64::from(shape.head_dim.next_multiple_of(self.size));
@@ -220,11 +220,7 @@ impl MatrixTile {
         let (keys, lanes, columns) = (f64::from(self.keys), f64::from(self.subgroup), f64::from(self.columns));
         let rows = f64::from(self.strips * self.size); // of one subgroup, shared by `columns`
         let products = rows * keys * (head + value) / columns / lanes / UNITS;
-        let queries = match (self.q_resident, self.q_global) {
-            (true, _) => 0.0,
-            (false, true) => 16.0 * rows * head,
-            (false, false) => rows * head,
-        };
+        let queries = if self.q_resident { 0.0 } else { rows * head };
         let fragments = 2.0 * (keys * (head + value) / columns + queries + rows * keys) / lanes;
         let softmax = rows / columns * keys / lanes * (12.0 / 4.0 + 12.0);
         let loading = keys * (head + value) / 8.0 * 12.0 / f64::from(self.threads());
@@ -243,8 +239,8 @@ impl MatrixTile {
 }
 
 /// Rows, keys, side of the matrices, strips, threads; columns and heads where there are several, padding where it is not 8,
-/// growth (`w`) where it is not 8; then a letter for each way of working: `g` Q from global memory, `i` Q in registers, `u`
-/// unrolled, `s` scalars, `o` by head.
+/// growth (`w`) where it is not 8; then a letter for each way of working: `i` Q in registers, `u` unrolled, `s` scalars,
+/// `o` by head.
 impl fmt::Display for MatrixTile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "r{}k{}m{}x{}t{}", self.rows(), self.keys, self.size, self.strips, self.threads())?;
@@ -255,13 +251,7 @@ impl fmt::Display for MatrixTile {
                 write!(f, "{letter}{number}")?;
             }
         }
-        let ways = [
-            ("g", self.q_global),
-            ("i", self.q_resident),
-            ("u", self.unrolled),
-            ("s", self.scalars),
-            ("o", self.by_head),
-        ];
+        let ways = [("i", self.q_resident), ("u", self.unrolled), ("s", self.scalars), ("o", self.by_head)];
         ways.iter().filter(|(_, on)| *on).try_for_each(|(letter, _)| f.write_str(letter))
     }
 }
@@ -271,9 +261,9 @@ impl FromStr for MatrixTile {
 
     /// Reads what [`MatrixTile`] prints.
     fn from_str(text: &str) -> Result<Self> {
-        let rule = "as in r64k32m16x1t128u or r64k32m16x2t128c2h2p16w6giuso: rows, keys, side of the matrices, strips, \
-                    threads, columns, heads, padding, growth, then letters: g (Q from global memory), i (Q in registers), \
-                    u (unrolled), s (scalars), o (by head)";
+        let rule = "as in r64k32m16x1t128u or r64k32m16x2t128c2h2p16w6iuso: rows, keys, side of the matrices, strips, \
+                    threads, columns, heads, padding, growth, then letters: i (Q in registers), u (unrolled), s (scalars), \
+                    o (by head)";
         let mut fields = Fields::read(text, rule)?;
         let [rows, keys, size] = [fields.count('r')?, fields.count('k')?, fields.count('m')?];
         let [strips, threads] = [fields.count('x')?, fields.count('t')?];
@@ -289,7 +279,6 @@ impl FromStr for MatrixTile {
             heads_per_tile: fields.number('h')?.unwrap_or(1),
             padding: fields.number('p')?.unwrap_or(8),
             growth: fields.number('w')?.unwrap_or(8),
-            q_global: fields.flag('g')?,
             q_resident: fields.flag('i')?,
             unrolled: fields.flag('u')?,
             scalars: fields.flag('s')?,
@@ -302,6 +291,10 @@ impl FromStr for MatrixTile {
 /// Side of the matrices and lanes of a subgroup, on a device with matrix units.
 pub(crate) fn units(caps: &Caps) -> Result<(u32, u32)> {
     let (Some(size), Some((subgroup, _))) = (caps.matrix, caps.subgroups) else {
+        if let Some(varying) = caps.varying_subgroups() {
+            let what = format!("matrix units on a device whose {varying}");
+            return Err(Error::Unsupported { what, hint: "use another path: the kernels need one size".into() });
+        }
         let hint = "create the device with diffattn::request_device and the handle with DiffAttention::with_adapter, \
                     or use another path";
         return Err(Error::MissingFeature { path: "matrix", feature: "EXPERIMENTAL_COOPERATIVE_MATRIX", hint });
@@ -343,7 +336,6 @@ pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u3
         heads_per_tile: 1,
         padding: 8,
         growth: 8,
-        q_global: false,
         q_resident: false,
         unrolled: !software,
         scalars,
@@ -354,13 +346,11 @@ pub(crate) fn candidates(problem: &Problem, caps: &Caps, size: u32, subgroup: u3
     let mut tiles = Vec::new();
     for &keys in if software { &[16][..] } else { &[32, 64, 16][..] } {
         for &(strips, columns) in grids {
-            for subgroups in [8, 4, 2, 1] {
+            for subgroups in [8, 4, 2, 1].into_iter().filter(|subgroups: &u32| subgroups.is_multiple_of(columns)) {
                 for heads_per_tile in (1..=group).filter(|heads| group.is_multiple_of(*heads)) {
                     let tile = MatrixTile { subgroups, strips, columns, keys, heads_per_tile, ..base };
-                    for q_global in [true, false] {
-                        tiles.push(MatrixTile { q_global, q_resident: !software, ..tile });
-                        tiles.push(MatrixTile { q_global, ..tile });
-                    }
+                    tiles.push(tile);
+                    tiles.extend((!software).then_some(MatrixTile { q_resident: true, ..tile }));
                 }
             }
         }

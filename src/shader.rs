@@ -39,7 +39,10 @@ fn join(text: &mut String, constants: &[(&str, u32)], switches: &[(&str, bool)],
     for (name, value) in switches {
         let _ = writeln!(text, "const {name}: bool = {value};");
     }
-    let count = |name: &str| constants.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value);
+    let count = |name: &str| {
+        let constant = constants.iter().find(|(other, _)| *other == name);
+        constant.map(|(_, value)| *value).unwrap_or_else(|| unreachable!("the header has no {name}, a loop's bound"))
+    };
     for name in files {
         let file = file(name);
         let written = if unrolled { Cow::Owned(unroll::unroll(file, &count)) } else { Cow::Borrowed(file) };
@@ -275,7 +278,7 @@ impl Variant {
         vec![
             "forward_matrix.wgsl",
             either(tile.scalars, "matrix/scalars.wgsl", "matrix/vectors.wgsl"),
-            either(tile.q_global, "matrix/q_global.wgsl", "matrix/q_staged.wgsl"),
+            either(tile.q_resident, "matrix/q_resident.wgsl", "matrix/q_staged.wgsl"),
             either(self.dtype == DType::F16, "matrix/f16.wgsl", "matrix/bf16.wgsl"),
         ]
     }
@@ -337,7 +340,7 @@ impl Variant {
             None => Vec::new(),
             Some(AnyTile::Tiled(tile)) => vec![("STAGE_Q", tile.stage_q)],
             Some(AnyTile::Matrix(tile)) => {
-                vec![("Q_RESIDENT", tile.q_resident), ("BY_HEAD", tile.by_head)]
+                vec![("BY_HEAD", tile.by_head)]
             }
         }
     }
@@ -413,7 +416,9 @@ impl Variant {
                 ("WEIGHT_STRIDE", tile.weight_stride()),
                 ("WEIGHT_BASE", tile.weight_base(&shape)),
                 ("A_SLOTS", tile.row_slots(&shape)),
-                ("B_SLOTS", tile.kv_slots(&shape)),
+                ("B_SLOTS", tile.item_slots(&shape)),
+                ("Q_PASS_STEPS", tile.q_steps(&shape)),
+                ("Q_PASSES", tile.steps(self.head_dim).div_ceil(tile.q_steps(&shape))),
             ]),
             Some(AnyTile::Tiled(tile)) => constants.extend([
                 ("THREADS", tile.threads),

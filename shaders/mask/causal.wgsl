@@ -12,6 +12,10 @@ fn sees(position: vec4<i32>, key: i32) -> vec4<bool> {
     return vec4<i32>(key) <= position;
 }
 
+fn unseen(seen: vec2<i32>, keys: vec4<i32>) -> vec4<bool> {
+    return keys >= vec4<i32>(seen.y);  // seen.x is the first key
+}
+
 fn positions_seeing(first: i32, last: i32) -> vec2<i32> {
     return vec2<i32>(first, 1 << 29u);
 }

@@ -13,6 +13,10 @@ fn sees(position: vec4<i32>, key: i32) -> vec4<bool> {
     return (distance >= vec4<i32>(-params.left)) & (distance <= vec4<i32>(params.right));
 }
 
+fn unseen(seen: vec2<i32>, keys: vec4<i32>) -> vec4<bool> {
+    return (keys < vec4<i32>(seen.x)) | (keys >= vec4<i32>(seen.y));
+}
+
 fn positions_seeing(first: i32, last: i32) -> vec2<i32> {
     return vec2<i32>(first - params.right, last + params.left + 1);
 }

@@ -19,7 +19,7 @@ const FILES: &[(&str, &str)] = wgsl![
     "matrix/f16.wgsl",
     "matrix/bf16.wgsl",
     "matrix/q_staged.wgsl",
-    "matrix/q_global.wgsl",
+    "matrix/q_resident.wgsl",
     "backward_rows.wgsl",
     "backward_dq.wgsl",
     "backward_dkv.wgsl",

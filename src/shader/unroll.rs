@@ -15,7 +15,13 @@ pub(crate) fn unroll(text: &str, count: &impl Fn(&str) -> u32) -> String {
             continue;
         };
         let end = format!("{indent}}}");
-        let body: String = lines.by_ref().take_while(|line| *line != end).flat_map(|line| [line, "\n"]).collect();
+        let mut ended = false;
+        let inside = lines.by_ref().take_while(|line| {
+            ended = *line == end;
+            !ended
+        });
+        let body: String = inside.flat_map(|line| [line, "\n"]).collect();
+        assert!(ended, "a loop over {bound} does not end in its own column");
         let body = unroll(&body, count);
         for value in 0..count(bound) {
             result.push_str(&format!("{indent}{{\n{indent}    const {name} = {value}u;\n{body}{end}\n"));

@@ -2,7 +2,7 @@
 
 use super::{AnyTile, Path};
 use crate::caps::Caps;
-use crate::problem::{DType, Problem};
+use crate::problem::Problem;
 
 /// A tile for problems of one kind on the discrete GPUs of one vendor.
 struct Measured {
@@ -17,8 +17,9 @@ struct Measured {
 
 /// Every row is from the sweeps in benches/record/nvidia-nvidia-h200.
 const MEASURED: &[Measured] = &[
-    Measured { vendor: 0x10de, path: Path::Matrix, dim: 128, tile: "r128k32m16x2t256c2giu" },
-    Measured { vendor: 0x10de, path: Path::Matrix, dim: 64, tile: "r128k32m16x2t256c2giu" },
+    Measured { vendor: 0x10de, path: Path::Matrix, dim: 128, tile: "r128k32m16x2t256c2iu" },
+    Measured { vendor: 0x10de, path: Path::Matrix, dim: 96, tile: "r128k32m16x2t256c2iu" },
+    Measured { vendor: 0x10de, path: Path::Matrix, dim: 64, tile: "r128k32m16x2t256c2iu" },
     Measured { vendor: 0x10de, path: Path::Portable, dim: 128, tile: "r128k40t256n5h2" },
     Measured { vendor: 0x10de, path: Path::Portable, dim: 64, tile: "r128k40t256n5h2" },
 ];
@@ -26,17 +27,15 @@ const MEASURED: &[Measured] = &[
 /// Queries from which a row applies; all were measured at 4096, and their tiles take 64 at a time.
 const LEAST_QUERIES: u32 = 512;
 
-/// The measured tile for a problem on a path, where there is one that the device runs. All were measured on f16; the portable
-/// kernel computes in f32 whatever is stored.
+/// The measured tile for a problem on a path, where there is one that the device runs. All were measured on f16, and that of
+/// head_dim 128 on bf16 too: whatever is stored, the kernels compute in the same type.
 pub(crate) fn measured_tile(problem: &Problem, path: Path, caps: &Caps) -> Option<AnyTile> {
     let shape = &problem.shape;
     let row = MEASURED
         .iter()
         .find(|row| (row.vendor, row.path, row.dim, row.dim) == (caps.vendor, path, shape.head_dim, shape.value_dim))?;
     let tile: AnyTile = row.tile.parse().ok()?;
-    let applies = caps.kind == wgpu::DeviceType::DiscreteGpu
-        && (problem.dtype == DType::F16 || path == Path::Portable)
-        && shape.q_len >= LEAST_QUERIES;
+    let applies = caps.kind == wgpu::DeviceType::DiscreteGpu && shape.q_len >= LEAST_QUERIES;
     (applies && tile.validate(problem, path, caps).is_ok()).then_some(tile)
 }
 

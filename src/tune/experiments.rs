@@ -96,20 +96,14 @@ const EXPERIMENTS: &[Experiment] = &[
         |tile| set_columns(tile, 1),
     ),
     matrix("columns2", "two subgroups share rows: the base", |tile| set_columns(tile, 2)),
-    matrix("q-staged", "Q in workgroup memory: half the rows fit 48 KiB, 0.7", |tile| tile.q_global = false),
-    matrix("q-global", "Q from the first-level cache: room for 128 rows, the base by arithmetic", |tile| {
-        tile.q_global = true
-    }),
     matrix(
         "q-resident",
         "Q in registers: saves the reads of Q (a third of the fragments' bytes), but 64 registers more a lane: 0.6 to 1.1",
         |tile| tile.q_resident = true,
     ),
-    matrix(
-        "q-reread",
-        "Q's matrices read again for every tile: from global memory a fifth, since drivers bring elements",
-        |tile| tile.q_resident = false,
-    ),
+    matrix("q-reread", "Q in workgroup memory, read again for every tile: half the rows fit 48 KiB, 0.7", |tile| {
+        tile.q_resident = false
+    }),
     matrix("growth1", "rescales whenever a maximum doubles: 0.9 to 0.97 on random scores", |tile| tile.growth = 1),
     matrix("growth15", "rescales least: within 1 % of 8", |tile| tile.growth = 15),
     matrix("scalars", "workgroup memory by single elements: what 16-byte moves bring, 0.4 to 0.9", |tile| {

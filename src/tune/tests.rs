@@ -56,7 +56,7 @@ fn candidates_take_every_path_and_the_untuned_plan_goes_first() {
 
 #[test]
 fn the_fastest_right_one_wins_and_noise_does_not() {
-    let [slow, fast] = ["r64k16t64n4", "r128k32m16x2t128giu"];
+    let [slow, fast] = ["r64k16t64n4", "r128k32m16x2t128iu"];
     let untuned = || row("subgroup", slow, 100.0, 95.0, true);
     let path = |rows: &[Row]| decide(rows).map(|choice| (choice.path, choice.tile.unwrap().to_string()));
     let matrix = Some((Path::Matrix, fast.to_string()));
@@ -75,7 +75,7 @@ fn memory_gives_back_what_it_was_told_to_this_device_only() {
     let file = folder.path().join("deep/tuned.json");
     let (mut memory, note) = Memory::read(&file);
     assert_eq!(note, None, "a file that is not there");
-    let tile: AnyTile = "r128k32m16x2t128giu".parse().unwrap();
+    let tile: AnyTile = "r128k32m16x2t128iu".parse().unwrap();
     memory.remember(&cuda(), &case(4000), Choice { path: Path::Matrix, tile: Some(tile), median_ns: 5.0 });
     memory.write(&file).unwrap();
     let (memory, note) = Memory::read(&file);

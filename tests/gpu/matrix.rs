@@ -34,7 +34,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// One switch at a time from `r16k16m8x1t16`, and several at once; `*` stands for lanes of the device's own number.
-const TILES: [&str; 23] = [
+const TILES: [&str; 22] = [
     "r16k16m8x1",
     "r16k8m8x1",
     "r16k32m8x1",
@@ -47,17 +47,16 @@ const TILES: [&str; 23] = [
     "r16k16m8x1p16",
     "r16k16m8x1w1",
     "r16k16m8x1w15",
-    "r16k16m8x1g",
     "r16k16m8x1i",
-    "r16k16m8x1gi",
+    "r32k8m8x1i",
     "r16k16m8x2c2",
     "r32k32m8x4c4",
-    "r32k16m8x1c2gi",
+    "r32k16m8x1c2i",
     "r16k16m8x1u",
     "r16k16m8x1s",
     "r16k16m8x1o",
-    "r64k16m8x2c2h2guo",
-    "r32k16m8x2c2w4giu",
+    "r64k16m8x2c2h2uo",
+    "r32k16m8x2c2w4iu",
 ];
 
 /// The tile of this text for the device: its subgroups decide the number of invocations.
@@ -125,7 +124,7 @@ fn nan_beside_the_rows(gpu: &Gpu) -> Result<(), Failed> {
     let (k, kv_layout) = spread(&tensors.k, 2, 91);
     let (v, _) = spread(&tensors.v, 2, 91);
     let lam = Placed::new(&queue, "lam", &tensors.lam, 0, DType::F32);
-    for text in ["r16k16m8x1", "r32k16m8x2c2", "r16k16m8x1g"] {
+    for text in ["r16k16m8x1", "r32k16m8x2c2", "r16k16m8x1i"] {
         let mut plan = PlanOptions::on(Path::Matrix);
         plan.tile = Some(tile(gpu, text)?);
         let plan = gpu.attention.plan_forward_blocking(&problem, plan)?;
@@ -151,19 +150,16 @@ fn nan_beside_the_rows(gpu: &Gpu) -> Result<(), Failed> {
 fn misfits_are_refused(gpu: &Gpu) -> Result<(), Failed> {
     let shape = Shape { batch: 1, q_len: 5, kv_len: 91, heads: 4, kv_heads: 2, head_dim: 16, value_dim: 24 };
     let problem = Problem::new(shape, DType::F16, Options::default());
-    for (text, dtype) in [
-        ("r16k16m8x1g", DType::F16),  // fewer queries than a matrix has rows
-        ("r16k16m8x1g", DType::Bf16), // not what the matrices take
-        ("r16k8m8x2c2", DType::F16),  // fewer matrices of keys than columns
-        ("r16k12m8x1", DType::F16),
-        ("r16k16m8x1w16", DType::F16),
-        ("r16k16m8x1p4", DType::F16),
-        ("r16k16m8x1h3", DType::F16),
-        ("r1024k64m8x8", DType::F16),
+    for text in [
+        "r16k8m8x2c2", // fewer matrices of keys than columns
+        "r16k12m8x1",
+        "r16k16m8x1w16",
+        "r16k16m8x1p4",
+        "r16k16m8x1h3",
+        "r1024k64m8x8",
     ] {
         let mut plan = PlanOptions::on(Path::Matrix);
         plan.tile = Some(tile(gpu, text)?);
-        let problem = Problem { dtype, ..problem.clone() };
         match gpu.attention.plan_forward_blocking(&problem, plan) {
             Err(Error::Unsupported { .. } | Error::Invalid { .. } | Error::Limit { .. }) => {}
             other => return Err(format!("{text}: expected a refusal, found {:?}", other.map(|p| p.label())).into()),
