@@ -8,14 +8,17 @@
 // GROUPS-th key.
 //
 // Few rows (not STAGED; ROW_LANES = 1): K and V go from the cache straight to registers, AHEAD octets at a time; Q
-// stays in workgroup memory.
+// stays in workgroup memory. The keys of the next tile are loaded beside the values of this one, and multiplied last, so
+// that one wait for memory serves both.
 // Many rows (STAGED): K, then V in its place, are shared through workgroup memory as they are stored; Q is re-read.
-// Either way each element of K and V is loaded once, whatever the number of rows in the workgroup.
+// Either way each element of K and V is loaded once, whatever the number of rows in the workgroup; but the last key of a
+// split also stands for those that its last tile lacks, since that costs less than not to load.
 //
 // Workgroup memory, in bytes: 4 · ROWS · (COLUMNS + KEYS), and
 //     Q_SLOTS · 4 · PACK (few rows), KV_SLOTS · 8 · element size (many rows), 16 · THREADS where GROUPS > 1.
 // Barriers per key tile: maxima shared; weights shared. STAGED: also K loaded; tile done.
 // Numerics: online softmax in base 2, f32 throughout; each lane sums its own keys, merged once at the end.
+// Keys that do not exist get a weight of 0, which their stand-in's values are multiplied by.
 // Source: "Differential Transformer V2" (Microsoft, 2026); split keys as in Flash-Decoding (Dao et al., 2023).
 
 @group(0) @binding(1) var<storage, read> q: array<Elem8>;
@@ -116,18 +119,19 @@ fn load_v(row: u32, octet: u32) -> CacheElem {
 }
 
 // What a lane multiplies next of V: VALUE_AHEAD keys from the `first`-th of its group on. Keys from `count` on do not
-// exist: they are not read, since a weight of 0 does not silence a NaN, and stay 0.
+// exist: the last one stands for them.
 fn load_values(at: Place, first_key: u32, count: u32, group: u32, first: u32, lane: u32) -> Values {
     var values = Values();
     for (var n = 0u; n < VALUE_AHEAD; n++) {
         let key = group + (first + n) * GROUPS;
-        if (key < min(KEYS, count)) {
-            let row = row_of_key(at.keys, at.kv_head, first_key + key);
+        if (WHOLE_KEYS || key < KEYS) {
+            let existing = min(key, count - 1u);
+            let row = row_of_key(at.keys, at.kv_head, first_key + existing);
             for (var j = 0u; j < OCTETS_PER_LANE; j++) {
                 let octet = lane % GROUP_LANES + j * GROUP_LANES;
-                if (octet < VALUE_OCTETS) {
+                if (VALUE_OCTETS % GROUP_LANES == 0u || octet < VALUE_OCTETS) {
                     if (STAGED) {
-                        values[n * OCTETS_PER_LANE + j] = wg_kv[key * KV_STRIDE + octet];
+                        values[n * OCTETS_PER_LANE + j] = wg_kv[existing * KV_STRIDE + octet];
                     } else {
                         values[n * OCTETS_PER_LANE + j] = load_v(row, octet);
                     }
@@ -138,7 +142,80 @@ fn load_values(at: Place, first_key: u32, count: u32, group: u32, first: u32, la
     return values;
 }
 
-// Keys from `count` on are not read, here and for V, as above.
+// A lane's keys of a tile, on their way: KEY_AHEAD octets of each, from the `first`-th of its part on.
+struct Keys {
+    existing: array<u32, KEYS_PER_LANE>,  // places in the tile
+    row: array<u32, KEYS_PER_LANE>,       // in the cache
+    octets: array<CacheElem, KEY_AHEAD * KEYS_PER_LANE>,
+}
+
+fn load_octets(loaded: ptr<function, Keys>, part: u32, first: u32) {
+    for (var j = 0u; j < KEY_AHEAD; j++) {
+        let octet = part + (first + j) * PARTS;
+        for (var n = 0u; n < KEYS_PER_LANE; n++) {
+            if (WHOLE_OCTETS || octet < HEAD_OCTETS) {
+                if (STAGED) {
+                    (*loaded).octets[j * KEYS_PER_LANE + n] = wg_kv[(*loaded).existing[n] * KV_STRIDE + octet];
+                } else {
+                    (*loaded).octets[j * KEYS_PER_LANE + n] = load_k((*loaded).row[n], octet);
+                }
+            }
+        }
+    }
+}
+
+// Those of the tile of `count` keys from `first_key` on.
+fn load_keys(at: Place, first_key: u32, count: u32, column: u32, part: u32) -> Keys {
+    var loaded = Keys();
+    for (var n = 0u; n < KEYS_PER_LANE; n++) {
+        loaded.existing[n] = min(n * COLUMNS + column, count - 1u);
+        loaded.row[n] = row_of_key(at.keys, at.kv_head, first_key + loaded.existing[n]);
+    }
+    load_octets(&loaded, part, 0u);
+    return loaded;
+}
+
+// A lane's share of q·k for its rows and keys, and the factor of each key's values.
+struct Scores {
+    qk: array<Rows, ROW_PACKS * KEYS_PER_LANE>,
+    factor: array<f32, KEYS_PER_LANE>,
+}
+
+fn multiply_keys(at: Place, loaded: ptr<function, Keys>, part: u32, first_pack: u32) -> Scores {
+    // Zero in words: see forward.wgsl.
+    var scores = Scores();
+    for (var first = 0u; first < KEY_OCTETS; first += KEY_AHEAD) {
+        if (first > 0u) {
+            load_octets(loaded, part, first);
+        }
+        for (var j = 0u; j < KEY_AHEAD; j++) {
+            let octet = part + (first + j) * PARTS;
+            var unpacked = array<F32x8, KEYS_PER_LANE>();
+            for (var n = 0u; n < KEYS_PER_LANE; n++) {
+                unpacked[n] = unpack_cache((*loaded).octets[j * KEYS_PER_LANE + n]);
+            }
+            if (WHOLE_OCTETS || octet < HEAD_OCTETS) {
+                for (var r = 0u; r < ROW_PACKS; r++) {
+                    let a = query_octet(at, first_pack + r, octet);
+                    for (var n = 0u; n < KEYS_PER_LANE; n++) {
+                        let i = r * KEYS_PER_LANE + n;
+                        scores.qk[i] = multiply_rows(scores.qk[i], a, unpacked[n]);
+                    }
+                }
+            }
+        }
+    }
+    for (var n = 0u; n < KEYS_PER_LANE; n++) {
+        let factor = scales_of((*loaded).row[n]);
+        scores.factor[n] = factor.y;
+        for (var r = 0u; r < ROW_PACKS; r++) {
+            scores.qk[r * KEYS_PER_LANE + n] *= factor.x;
+        }
+    }
+    return scores;
+}
+
+// Keys from `count` on are not staged, here and for V.
 fn stage_k(at: Place, lane: u32, first_key: u32, count: u32) {
     for (var i = lane; i < min(KEYS, count) * HEAD_OCTETS; i += THREADS) {
         let key = i / HEAD_OCTETS;
@@ -232,57 +309,25 @@ fn run(workgroup: u32, lane: u32) {
     }
     var o: array<Octets, ROW_PACKS * OCTETS_PER_LANE>;
 
+    var scores: Scores;
+    if (!STAGED && start < end) {
+        var loaded = load_keys(at, start, end - start, column, part);
+        scores = multiply_keys(at, &loaded, part, first_pack);
+    }
     for (var first_key = start; first_key < end; first_key += KEYS) {
         let count = end - first_key;
         if (STAGED) {
             stage_k(at, lane, first_key, count);
             workgroupBarrier();
-        }
-        var cache_row = array<u32, KEYS_PER_LANE>();
-        var factor = array<vec2<f32>, KEYS_PER_LANE>();
-        for (var n = 0u; n < KEYS_PER_LANE; n++) {
-            let key = n * COLUMNS + column;
-            if (key < count) {
-                cache_row[n] = row_of_key(at.keys, at.kv_head, first_key + key);
-                factor[n] = scales_of(cache_row[n]);
-            }
-        }
-        // Zero in words: see forward.wgsl.
-        var score = array<Rows, ROW_PACKS * KEYS_PER_LANE>();
-        for (var first = 0u; first < KEY_OCTETS; first += KEY_AHEAD) {
-            // All loads before the first use. What does not exist is not read and stays 0.
-            var x = array<CacheElem, KEY_AHEAD * KEYS_PER_LANE>();
-            for (var j = 0u; j < KEY_AHEAD; j++) {
-                let octet = part + (first + j) * PARTS;
-                for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                    let key = n * COLUMNS + column;
-                    if (key < count && (WHOLE_OCTETS || octet < HEAD_OCTETS)) {
-                        if (STAGED) {
-                            x[j * KEYS_PER_LANE + n] = wg_kv[key * KV_STRIDE + octet];
-                        } else {
-                            x[j * KEYS_PER_LANE + n] = load_k(cache_row[n], octet);
-                        }
-                    }
-                }
-            }
-            for (var j = 0u; j < KEY_AHEAD; j++) {
-                let octet = part + (first + j) * PARTS;
-                var unpacked = array<F32x8, KEYS_PER_LANE>();
-                for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                    unpacked[n] = unpack_cache(x[j * KEYS_PER_LANE + n]);
-                }
-                if (WHOLE_OCTETS || octet < HEAD_OCTETS) {
-                    for (var r = 0u; r < ROW_PACKS; r++) {
-                        let a = query_octet(at, first_pack + r, octet);
-                        for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                            let i = r * KEYS_PER_LANE + n;
-                            score[i] = multiply_rows(score[i], a, unpacked[n]);
-                        }
-                    }
-                }
-            }
+            var staged = load_keys(at, first_key, count, column, part);
+            scores = multiply_keys(at, &staged, part, first_pack);
         }
         // On their way while scores are exchanged.
+        let has_next = !STAGED && count > KEYS;
+        var next = Keys();
+        if (has_next) {
+            next = load_keys(at, first_key + KEYS, count - KEYS, column, part);
+        }
         var values = Values();
         if (EARLY && group < GROUPS) {
             values = load_values(at, first_key, count, group, 0u, key_lane);
@@ -295,12 +340,12 @@ fn run(workgroup: u32, lane: u32) {
             let row = at.first_row + PACK * (first_pack + r);
             for (var n = 0u; n < KEYS_PER_LANE; n++) {
                 let i = r * KEYS_PER_LANE + n;
-                score[i] = score_rows(sum_parts(score[i]) * factor[n].x);
+                scores.qk[i] = score_rows(sum_parts(scores.qk[i]));
                 if (edge) {
                     let key = n * COLUMNS + column;
-                    score[i] = hide_unseen(at, row, diagonal, i32(first_key + key), key < count, score[i]);
+                    scores.qk[i] = hide_unseen(at, row, diagonal, i32(first_key + key), key < count, scores.qk[i]);
                 }
-                lane_max[r] = max(lane_max[r], score[i]);
+                lane_max[r] = max(lane_max[r], scores.qk[i]);
             }
             share_max(lane, first_pack + r, column, part, lane_max[r]);
         }
@@ -315,10 +360,10 @@ fn run(workgroup: u32, lane: u32) {
             row_max[r] = new_max;
             row_sum[r] *= keep;
             for (var n = 0u; n < KEYS_PER_LANE; n++) {
-                let weight = exp2(score[r * KEYS_PER_LANE + n] - new_max);
+                let weight = exp2(scores.qk[r * KEYS_PER_LANE + n] - new_max);
                 row_sum[r] += weight;
                 if (part == 0u) {
-                    wg_weight[(first_pack + r) * KEYS + n * COLUMNS + column] = weight * factor[n].y;
+                    wg_weight[(first_pack + r) * KEYS + n * COLUMNS + column] = weight * scores.factor[n];
                 }
             }
             for (var j = 0u; j < OCTETS_PER_LANE; j++) {
@@ -334,7 +379,6 @@ fn run(workgroup: u32, lane: u32) {
                 }
                 for (var n = 0u; n < VALUE_AHEAD; n++) {
                     let key = group + (first + n) * GROUPS;
-                    // Keys from `count` on add 0 · 0.
                     if (WHOLE_KEYS || key < KEYS) {
                         for (var j = 0u; j < OCTETS_PER_LANE; j++) {
                             let x = unpack_cache(values[n * OCTETS_PER_LANE + j]);
@@ -346,6 +390,9 @@ fn run(workgroup: u32, lane: u32) {
                     }
                 }
             }
+        }
+        if (has_next) {
+            scores = multiply_keys(at, &next, part, first_pack);
         }
         if (STAGED) {
             workgroupBarrier();

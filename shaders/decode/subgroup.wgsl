@@ -34,7 +34,11 @@ fn sum_parts(x: Rows) -> Rows {
 
 // Makes this subgroup's maximum of a pack readable by rows_max, after a barrier.
 fn share_max(lane: u32, pack: u32, column: u32, part: u32, x: Rows) {
-    let largest = subgroupMax(x);
+    // Those of a key already have the same: fewer exchanges than subgroupMax.
+    var largest = x;
+    for (var distance = PARTS; distance < min(lanes, THREADS); distance <<= 1u) {
+        largest = max(largest, subgroupShuffleXor(largest, distance));
+    }
     if (is_first) {
         wg_column[pack * COLUMNS + subgroup] = largest;
     }
