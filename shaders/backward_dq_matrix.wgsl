@@ -123,7 +123,7 @@ fn main(
     let dout_scale = scale_to(term.largest_dout, 0);
     let weight = select(1.0, -term.gate, place.member == 1u);
     let scale = scale_to(abs(weight) * f32(VALUE_DIM) * term.largest_dout * largest_v + abs(offset), 13);
-    let dp_scale = weight * (scale / dout_scale);
+    let dp_scale = weight * scale / dout_scale;  // in this order: a gate that is almost shut makes the scale huge
 
     load_rows(lane, work);
     workgroupBarrier();

@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("matrix::backward::same_bits", same_bits));
     cases.push(case("matrix::backward::magnitudes", magnitudes));
     cases.push(case("matrix::backward::uneven_rows", uneven_rows));
+    cases.push(case("matrix::backward::shut_gates", shut_gates));
     cases.push(case("matrix::backward::wrong_gate_is_rejected", wrong_gate_is_rejected));
     cases.push(case("matrix::backward::tiles", tiles));
     cases.push(case("matrix::backward::accumulate", accumulate));
@@ -163,6 +164,21 @@ fn uneven_rows(gpu: &Gpu) -> Result<(), Failed> {
         values.iter_mut().for_each(|x| *x = DType::F16.round(far + 0.1 * *x));
     }
     tensors.dout.iter_mut().for_each(|x| *x = DType::F16.round(*x * 1000.0));
+    check(gpu, &problem, &tensors, Ask::of(plan()))
+}
+
+/// Gates that are almost shut, and shut: what reaches dQ of the second member is near f32's smallest, and its scale near the
+/// largest.
+fn shut_gates(gpu: &Gpu) -> Result<(), Failed> {
+    let rng = &mut support::rng();
+    let mut problem = small(DType::F16);
+    problem.shape = Shape { batch: 1, q_len: 37, kv_len: 45, ..problem.shape };
+    let mut tensors = Tensors::random(&problem, rng);
+    for (lam, shut) in tensors.lam.iter_mut().zip([-88.0, -80.0, -100.0, -1e4, 0.0].into_iter().cycle()) {
+        *lam = shut;
+    }
+    tensors.dout.iter_mut().for_each(|x| *x = DType::F16.round(*x * 64.0));
+    tensors.v.iter_mut().for_each(|x| *x = DType::F16.round(*x * 0.1));
     check(gpu, &problem, &tensors, Ask::of(plan()))
 }
 

@@ -166,7 +166,7 @@ impl Chosen {
         let variant = |kernel, path| Variant { standard, ..Variant::backward(problem, kernel, path, caps) };
         let sweep = |sweep| {
             // The mean sums nothing, and has no kernel on matrix units.
-            let path = if (path, sweep) == (Path::Matrix, Sweep::Mean) { Path::Subgroup } else { path };
+            let path = if (path, sweep) == (Path::Matrix, Sweep::Mean) { by_estimate(problem, caps)?.0 } else { path };
             let tile = match path {
                 Path::Naive => None,
                 Path::Portable | Path::Subgroup | Path::Matrix => Some(tile_of(problem, sweep, path, options, caps)?),
@@ -243,18 +243,36 @@ fn tile_of(problem: &Problem, sweep: Sweep, path: Path, options: PlanOptions, ca
     Ok(tile)
 }
 
-/// Path, and why. Matrix units are taken on request only: nothing was measured there yet.
+/// Heads up to which matrix units were measured: there they take a sixth of the subgroup path's time.
+const MEASURED_DIM: u32 = 128;
+
+/// Path, and why: matrix units where they can run both sweeps, and nothing speaks against them; by estimate elsewhere.
 fn choose(problem: &Problem, options: PlanOptions, caps: &Caps) -> Result<(Path, String)> {
     if let Some(path) = options.path {
         return Ok((path, "asked for".into()));
     }
+    let wide = problem.shape.head_dim.max(problem.shape.value_dim) > MEASURED_DIM;
+    let unmeasured = || wide.then(|| format!("heads beyond {MEASURED_DIM} were not measured"));
+    let unfit = || {
+        let tile = |sweep| tile::backward_matrix_tile(problem, sweep, caps);
+        tile(Sweep::Dq).and_then(|_| tile(Sweep::Dkv)).err().map(|error| error.to_string())
+    };
+    let Some(objection) = caps.objection(Path::Matrix).or_else(unmeasured).or_else(unfit) else {
+        return Ok((Path::Matrix, "measured at a sixth of the subgroup path's time".into()));
+    };
+    let (path, reason) = by_estimate(problem, caps)?;
+    Ok((path, format!("{reason}; not matrix: {objection}")))
+}
+
+/// Subgroup or portable path, and why.
+fn by_estimate(problem: &Problem, caps: &Caps) -> Result<(Path, String)> {
     let cost = |path| {
         let dq = tile::backward_tile(problem, Sweep::Dq, path, caps)?.cost;
         let dkv = tile::backward_tile(problem, Sweep::Dkv, path, caps)?.cost;
         Ok::<_, Error>(dq + dkv)
     };
-    if caps.subgroups.is_none() {
-        return Ok((Path::Portable, "the device has no subgroup operations enabled".into()));
+    if let Some(objection) = caps.objection(Path::Subgroup) {
+        return Ok((Path::Portable, format!("not subgroup: {objection}")));
     }
     let (portable, subgroup) = (cost(Path::Portable)?, cost(Path::Subgroup)?);
     let (path, other, ratio) = if subgroup < portable {
