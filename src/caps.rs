@@ -93,16 +93,27 @@ impl Caps {
     /// driver's are no faster than the rest of it.
     pub fn objection(&self, path: Path) -> Option<String> {
         let missing = match path {
-            Path::Subgroup if self.subgroups.is_none() => Some("no subgroup operations are enabled"),
-            Path::Matrix if self.matrix.is_none() => Some("no matrix units are enabled"),
-            Path::Matrix if self.kind == wgpu::DeviceType::Cpu => Some("a software driver's are not faster"),
+            Path::Subgroup if self.subgroups.is_none() => Some("no subgroup operations are enabled".to_string()),
+            Path::Matrix if self.matrix.is_none() => Some(match self.varying_subgroups() {
+                None => "no matrix units are enabled".to_string(),
+                Some(varying) => format!("{varying}, and matrix units need one size"),
+            }),
+            Path::Matrix if self.kind == wgpu::DeviceType::Cpu => {
+                Some("a software driver's are not faster".to_string())
+            }
             Path::Matrix if self.kind != wgpu::DeviceType::DiscreteGpu => {
-                Some("untried on GPUs that are not discrete; `diffattn tune` tries it")
+                Some("untried on GPUs that are not discrete; `diffattn tune` tries it".to_string())
             }
             Path::Naive | Path::Portable | Path::Subgroup | Path::Matrix => None,
         };
         let known = |quirk: &Quirk| format!("{} ({})", quirk.reason, quirk.link);
-        missing.map(String::from).or_else(|| self.quirk(path).map(known))
+        missing.or_else(|| self.quirk(path).map(known))
+    }
+
+    /// The sizes of the device's subgroups, in one clause, where they have more than one.
+    pub(crate) fn varying_subgroups(&self) -> Option<String> {
+        let (min, max) = self.subgroups.filter(|(min, max)| min != max)?;
+        Some(format!("subgroups have from {min} to {max} lanes"))
     }
 
     /// The entry of the table of known-bad drivers that speaks against `path` on this device.

@@ -33,7 +33,7 @@ pub(super) const QUIRKS: &[Quirk] = &[
         path: Path::Matrix,
         vendor: NVIDIA,
         driver: "nvidia",
-        adapters: &["gtx 16", "rtx 20", "tesla t4", "nvidia t4", "quadro rtx", "titan rtx"],
+        adapters: &["gtx 16", "geforce rtx 20", "tesla t4", "nvidia t4", "quadro rtx", "titan rtx"],
         mended: None,
         reason: "attention on cooperative matrices is miscompiled for Turing",
         link: "https://github.com/ggml-org/llama.cpp/pull/19290",
@@ -104,6 +104,8 @@ mod tests {
         let turing = device(NVIDIA, "NVIDIA", "NVIDIA GeForce RTX 2060 SUPER", "580.65.06");
         assert!(found(Path::Matrix, &turing).is_some_and(|link| link.ends_with("19290")));
         assert_eq!(found(Path::Subgroup, &turing), None);
+        let ada = device(NVIDIA, "NVIDIA", "NVIDIA RTX 2000 Ada Generation", "580.65.06");
+        assert_eq!(found(Path::Matrix, &ada), None);
         let hopper = device(NVIDIA, "NVIDIA", "NVIDIA H200", "580.65.06");
         assert_eq!(found(Path::Matrix, &hopper), None);
         let adreno = device(QUALCOMM, "turnip Mesa driver", "Adreno (TM) 640", "Mesa 26.1.2");
