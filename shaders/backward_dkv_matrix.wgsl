@@ -94,36 +94,46 @@ fn main(
     let k_row = row_of(params.k, b, s.kv_start + first_key, kv_head);
     let v_row = row_of(params.v, b, s.kv_start + first_key, kv_head);
 
-    // K, then V in its place, to registers. Keys that do not exist are zero.
-    for (var i = lane; i < ROWS * PADDED_HEAD_OCTETS; i += THREADS) {
-        let octet = i % PADDED_HEAD_OCTETS;
-        var x = F32x8();
-        if (i / PADDED_HEAD_OCTETS < count && octet < HEAD_OCTETS) {
-            x = unpack8(k[k_row + i / PADDED_HEAD_OCTETS * params.k.seq + octet]);
-        }
-        put_a8(i / PADDED_HEAD_OCTETS * HEAD_STRIDE + 8u * octet, x, 1.0);
-    }
-    workgroupBarrier();
+    // K and V to registers. Keys that do not exist are zero.
     var k_rows: array<MatA, HEAD_STEPS>;
-    for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
-        k_rows[step] = coopLoadT<MatA>(&wg_a[(first_row * HEAD_STRIDE + step * MAT) / CELL], HEAD_STRIDE / CELL);
-    }
-    workgroupBarrier();
-    var mine = vec2<f32>();
-    for (var i = lane; i < ROWS * PADDED_VALUE_OCTETS; i += THREADS) {
-        let octet = i % PADDED_VALUE_OCTETS;
-        var x = F32x8();
-        if (i / PADDED_VALUE_OCTETS < count && octet < VALUE_OCTETS) {
-            x = unpack8(v[v_row + i / PADDED_VALUE_OCTETS * params.v.seq + octet]);
+    for (var part = 0u; part < HEAD_PARTS; part++) { // unrolled
+        for (var i = lane; i < ROWS * ROW_OCTETS; i += THREADS) {
+            let octet = part * ROW_OCTETS + i % ROW_OCTETS;
+            var x = F32x8();
+            if (i / ROW_OCTETS < count && octet < HEAD_OCTETS) {
+                x = unpack8(k[k_row + i / ROW_OCTETS * params.k.seq + octet]);
+            }
+            put_row8(i, x, 1.0);
         }
-        mine.x = max(mine.x, largest8(x));
-        put_a8(i / PADDED_VALUE_OCTETS * VALUE_STRIDE + 8u * octet, x, 1.0);
+        workgroupBarrier();
+        for (var n = 0u; n < ROW_STEPS; n++) { // unrolled
+            if (part * ROW_STEPS + n < HEAD_STEPS) {
+                k_rows[min(part * ROW_STEPS + n, HEAD_STEPS - 1u)] = a_matrix(first_row, n * MAT);
+            }
+        }
+        workgroupBarrier();
     }
-    let largest_v = largest_of_all(lane, mine).x;  // a barrier, too
+    var mine = vec2<f32>();
     var v_rows: array<MatA, VALUE_STEPS>;
-    for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
-        v_rows[step] = coopLoadT<MatA>(&wg_a[(first_row * VALUE_STRIDE + step * MAT) / CELL], VALUE_STRIDE / CELL);
+    for (var part = 0u; part < VALUE_PARTS; part++) { // unrolled
+        for (var i = lane; i < ROWS * ROW_OCTETS; i += THREADS) {
+            let octet = part * ROW_OCTETS + i % ROW_OCTETS;
+            var x = F32x8();
+            if (i / ROW_OCTETS < count && octet < VALUE_OCTETS) {
+                x = unpack8(v[v_row + i / ROW_OCTETS * params.v.seq + octet]);
+            }
+            mine.x = max(mine.x, largest8(x));
+            put_row8(i, x, 1.0);
+        }
+        workgroupBarrier();
+        for (var n = 0u; n < ROW_STEPS; n++) { // unrolled
+            if (part * ROW_STEPS + n < VALUE_STEPS) {
+                v_rows[min(part * ROW_STEPS + n, VALUE_STEPS - 1u)] = a_matrix(first_row, n * MAT);
+            }
+        }
+        workgroupBarrier();
     }
+    let largest_v = largest_of_all(lane, mine).x;
     workgroupBarrier();
 
     // What the pairs of the sweep can make of them.
@@ -194,12 +204,12 @@ fn main(
 
         for (var item = 0u; item < ITEM_STEPS; item++) { // unrolled
             for (var member = 0u; member < MEMBERS; member++) { // unrolled
-                let ds = weights(first_row, member * ITEMS + item * MAT);
+                let ds = a_matrix(first_row, member * ITEMS + item * MAT);
                 for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
                     dk_sum[step] = coopMultiplyAdd(ds, b_rows(member * ITEMS, item, step), dk_sum[step]);
                 }
             }
-            let w = weights(first_row, DOUT + item * MAT);
+            let w = a_matrix(first_row, DOUT + item * MAT);
             for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
                 dv_sum[step] = coopMultiplyAdd(w, b_rows(DOUT, item, step), dv_sum[step]);
             }

@@ -17,7 +17,6 @@
 // Source: "Differential Transformer V2" (Microsoft, 2026), differentiated; FlashAttention-2 (Dao, 2023) for the loop.
 
 const PAIRS: u32 = ROWS / MEMBERS;
-const DOUT_BASE: u32 = ROWS * HEAD_STRIDE;
 
 struct Row {
     query: u32,  // index within the sequence
@@ -41,27 +40,30 @@ fn terms_of(place: Row, work: Work) -> Terms {
     return t;
 }
 
-// Rows that do not exist are zero.
-fn load_rows(lane: u32, work: Work) {
-    for (var i = lane; i < ROWS * PADDED_HEAD_OCTETS; i += THREADS) {
-        let place = row_at(i / PADDED_HEAD_OCTETS, work);
-        let octet = i % PADDED_HEAD_OCTETS;
+// Part of the rows of Q on their way; those that do not exist are zero.
+fn load_queries(lane: u32, work: Work, part: u32) {
+    for (var i = lane; i < ROWS * ROW_OCTETS; i += THREADS) {
+        let place = row_at(i / ROW_OCTETS, work);
+        let octet = part * ROW_OCTETS + i % ROW_OCTETS;
         var x = F32x8();
         if (place.exists && octet < HEAD_OCTETS) {
             let token = work.s.q_start + place.query;
             x = unpack8(q[row_of(params.q, work.batch, token, MEMBERS * place.head + place.member) + octet]);
         }
-        put_a8(i / PADDED_HEAD_OCTETS * HEAD_STRIDE + 8u * octet, x, 1.0);
+        put_row8(i, x, 1.0);
     }
-    for (var i = lane; i < ROWS * PADDED_VALUE_OCTETS; i += THREADS) {
-        let place = row_at(i / PADDED_VALUE_OCTETS, work);
-        let octet = i % PADDED_VALUE_OCTETS;
+}
+
+// And of dout.
+fn load_dout(lane: u32, work: Work, part: u32) {
+    for (var i = lane; i < ROWS * ROW_OCTETS; i += THREADS) {
+        let place = row_at(i / ROW_OCTETS, work);
+        let octet = part * ROW_OCTETS + i % ROW_OCTETS;
         var x = F32x8();
         if (place.exists && octet < VALUE_OCTETS) {
             x = unpack8(dout[row_of(params.dout, work.batch, work.s.q_start + place.query, place.head) + octet]);
         }
-        let slot = DOUT_BASE + i / PADDED_VALUE_OCTETS * VALUE_STRIDE + 8u * octet;
-        put_a8(slot, x, scale_to(terms_of(place, work).largest_dout, 0));
+        put_row8(i, x, scale_to(terms_of(place, work).largest_dout, 0));
     }
 }
 
@@ -125,18 +127,28 @@ fn main(
     let scale = scale_to(abs(weight) * f32(VALUE_DIM) * term.largest_dout * largest_v + abs(offset), 13);
     let dp_scale = weight * scale / dout_scale;  // in this order: a gate that is almost shut makes the scale huge
 
-    load_rows(lane, work);
-    workgroupBarrier();
     var q_rows: array<MatA, HEAD_STEPS>;
-    for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
-        q_rows[step] = coopLoadT<MatA>(&wg_a[(first_row * HEAD_STRIDE + step * MAT) / CELL], HEAD_STRIDE / CELL);
+    for (var part = 0u; part < HEAD_PARTS; part++) { // unrolled
+        load_queries(lane, work, part);
+        workgroupBarrier();
+        for (var n = 0u; n < ROW_STEPS; n++) { // unrolled
+            if (part * ROW_STEPS + n < HEAD_STEPS) {
+                q_rows[min(part * ROW_STEPS + n, HEAD_STEPS - 1u)] = a_matrix(first_row, n * MAT);
+            }
+        }
+        workgroupBarrier();
     }
     var dout_rows: array<MatA, VALUE_STEPS>;
-    for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
-        let slot = DOUT_BASE + first_row * VALUE_STRIDE + step * MAT;
-        dout_rows[step] = coopLoadT<MatA>(&wg_a[slot / CELL], VALUE_STRIDE / CELL);
+    for (var part = 0u; part < VALUE_PARTS; part++) { // unrolled
+        load_dout(lane, work, part);
+        workgroupBarrier();
+        for (var n = 0u; n < ROW_STEPS; n++) { // unrolled
+            if (part * ROW_STEPS + n < VALUE_STEPS) {
+                dout_rows[min(part * ROW_STEPS + n, VALUE_STEPS - 1u)] = a_matrix(first_row, n * MAT);
+            }
+        }
+        workgroupBarrier();
     }
-    workgroupBarrier();
 
     var sum: array<MatC, HEAD_STEPS>;
     for (var first = seen.x; first < seen.y; first += i32(ITEMS)) {
@@ -178,7 +190,7 @@ fn main(
         workgroupBarrier();
 
         for (var item = 0u; item < ITEM_STEPS; item++) { // unrolled
-            let ds = weights(first_row, item * MAT);
+            let ds = a_matrix(first_row, item * MAT);
             for (var step = 0u; step < HEAD_STEPS; step++) { // unrolled
                 sum[step] = coopMultiplyAdd(ds, b_rows(0u, item, step), sum[step]);
             }

@@ -369,12 +369,13 @@ impl Variant {
                 ("BATCH", tile.batch(sweep)),
                 ("HEAD_BATCHES", tile.steps(self.head_dim).div_ceil(tile.batch(sweep))),
                 ("VALUE_BATCHES", tile.steps(self.value_dim).div_ceil(tile.batch(sweep))),
-                ("HEAD_STRIDE", tile.stride(self.head_dim)),
-                ("VALUE_STRIDE", tile.stride(self.value_dim)),
+                ("ROW_STEPS", tile.row_steps(sweep)),
+                ("HEAD_PARTS", tile.steps(self.head_dim).div_ceil(tile.row_steps(sweep))),
+                ("VALUE_PARTS", tile.steps(self.value_dim).div_ceil(tile.row_steps(sweep))),
                 ("KV_STRIDE", tile.kv_stride(&shape)),
                 ("SCORE_STRIDE", tile.score_stride(sweep)),
                 ("WEIGHT_STRIDE", tile.weight_stride(sweep)),
-                ("A_SLOTS", tile.row_slots(sweep, &shape)),
+                ("A_SLOTS", tile.row_slots(sweep)),
                 ("B_SLOTS", tile.item_slots(sweep, &shape)),
             ]);
             return constants;

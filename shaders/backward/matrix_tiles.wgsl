@@ -1,9 +1,10 @@
 // What the two sweeps on matrix units share: their rows, the order of workgroup memory, and powers of two that keep what
 // they multiply within f16.
 //
-// Each subgroup owns MAT rows of ROWS; LANES_PER_ROW of its invocations share one. wg_a holds what a workgroup loads once,
-// then, in its place, what is multiplied as A in every tile; wg_b the tile, ITEMS rows of KV_STRIDE elements for each
-// operand; wg_c products on their way from matrices to invocations.
+// Each subgroup owns MAT rows of ROWS; LANES_PER_ROW of its invocations share one. wg_a holds the weights, which are
+// multiplied as A in every tile; before them, on their way into registers, what a workgroup loads once, ROW_STEPS matrices
+// of each row at a time, as many as the weights have room for. wg_b holds the tile, ITEMS rows of KV_STRIDE elements for
+// each operand; wg_c products on their way from matrices to invocations.
 
 const ROWS: u32 = SUBGROUPS * MAT;
 const THREADS: u32 = SUBGROUPS * SUBGROUP;
@@ -12,6 +13,7 @@ const QUADS_PER_LANE: u32 = ITEMS / 4u / LANES_PER_ROW;
 // Padded to whole matrices, with zeros.
 const PADDED_HEAD_OCTETS: u32 = HEAD_STEPS * MAT / 8u;
 const PADDED_VALUE_OCTETS: u32 = VALUE_STEPS * MAT / 8u;
+const ROW_OCTETS: u32 = ROW_STEPS * MAT / 8u;
 const C_SLOTS: u32 = ROWS * SCORE_STRIDE;
 
 var<workgroup> wg_largest: array<vec2<f32>, THREADS>;
@@ -39,7 +41,9 @@ fn largest8(x: F32x8) -> f32 {
     return max(max(most.x, most.y), max(most.z, most.w));
 }
 
-fn put_a8(slot: u32, x: F32x8, scale: f32) {
+// Octet `i % ROW_OCTETS` of row `i / ROW_OCTETS`, of those that are on their way.
+fn put_row8(i: u32, x: F32x8, scale: f32) {
+    let slot = i / ROW_OCTETS * WEIGHT_STRIDE + 8u * (i % ROW_OCTETS);
     put_a(slot, vec4<f16>(x.lo * scale));
     put_a(slot + 4u, vec4<f16>(x.hi * scale));
 }
@@ -59,8 +63,8 @@ fn b_rows(base: u32, item: u32, step: u32) -> MatB {
     return coopLoadT<MatB>(&wg_b[((base + item * MAT) * KV_STRIDE + step * MAT) / CELL], KV_STRIDE / CELL);
 }
 
-// Weights of this subgroup's rows for MAT items, from column `column` of wg_a on.
-fn weights(first_row: u32, column: u32) -> MatA {
+// This subgroup's rows of wg_a, from column `column` on: weights for MAT items, or what is on its way.
+fn a_matrix(first_row: u32, column: u32) -> MatA {
     return coopLoadT<MatA>(&wg_a[(first_row * WEIGHT_STRIDE + column) / CELL], WEIGHT_STRIDE / CELL);
 }
 

@@ -44,14 +44,9 @@ impl BackwardMatrixTile {
         dim.div_ceil(self.size)
     }
 
-    /// f16 elements between two rows of `dim` elements in workgroup memory.
-    pub const fn stride(&self, dim: u32) -> u32 {
-        self.steps(dim) * self.size + PADDING
-    }
-
-    /// The same of the tile of items.
+    /// f16 elements between two rows of the tile of items in workgroup memory.
     pub fn kv_stride(&self, shape: &Shape) -> u32 {
-        self.stride(shape.head_dim.max(shape.value_dim))
+        self.steps(shape.head_dim.max(shape.value_dim)) * self.size + PADDING
     }
 
     /// Products of one row and item: S and dP, or S of both members and dP.
@@ -69,16 +64,20 @@ impl BackwardMatrixTile {
         Self::products(sweep) * self.items / self.size
     }
 
-    /// f16 elements between two rows of what is multiplied in every step: dS, or dS of both members and W.
-    pub const fn weight_stride(&self, sweep: Sweep) -> u32 {
-        (if matches!(sweep, Sweep::Dkv) { 3 } else { 1 }) * self.items + PADDING
+    /// Matrices of a row of what is multiplied in every step: dS, or dS of both members and W. Q and dout, or K and V, are
+    /// on their way into registers in the same place, so many matrices of each row at a time.
+    pub const fn row_steps(&self, sweep: Sweep) -> u32 {
+        (if matches!(sweep, Sweep::Dkv) { 3 } else { 1 }) * self.items / self.size
     }
 
-    /// f16 elements of the rows: Q and dout, or K and V in turns; then the weights in their place.
-    pub fn row_slots(&self, sweep: Sweep, shape: &Shape) -> u32 {
-        let (head, value) = (self.stride(shape.head_dim), self.stride(shape.value_dim));
-        let loaded = if sweep == Sweep::Dkv { head.max(value) } else { head + value };
-        self.rows() * loaded.max(self.weight_stride(sweep))
+    /// f16 elements between two such rows.
+    pub const fn weight_stride(&self, sweep: Sweep) -> u32 {
+        self.row_steps(sweep) * self.size + PADDING
+    }
+
+    /// f16 elements of all of them.
+    pub const fn row_slots(&self, sweep: Sweep) -> u32 {
+        self.rows() * self.weight_stride(sweep)
     }
 
     /// f16 elements of a tile of items: K and V, or Q of both members and dout.
@@ -89,7 +88,7 @@ impl BackwardMatrixTile {
     /// Bytes of workgroup memory: the terms stated at the head of `backward_*_matrix.wgsl`.
     pub fn workgroup_bytes(&self, sweep: Sweep, shape: &Shape) -> u32 {
         let terms = if sweep == Sweep::Dkv { 32 * self.items } else { 0 };
-        2 * (self.row_slots(sweep, shape) + self.item_slots(sweep, shape))
+        2 * (self.row_slots(sweep) + self.item_slots(sweep, shape))
             + 4 * self.rows() * self.score_stride(sweep)
             + terms
             + 8 * self.threads()
@@ -156,8 +155,8 @@ fn units_for(sweep: Sweep, problem: &Problem, caps: &Caps) -> Result<(u32, u32)>
     Ok((size, subgroup))
 }
 
-/// The tile for a sweep on matrix units: of all that fit the device the one with the most rows, then the most items. Nothing
-/// was measured yet that an estimate could rest on.
+/// The tile for a sweep on matrix units: of all that fit the device the one with the most rows, which has the most subgroups
+/// to do something while others wait; then the most items.
 ///
 /// # Errors
 /// Those of [`BackwardMatrixTile::validate`]; [`Error::Limit`] when not even the smallest tile fits.
@@ -167,7 +166,7 @@ pub fn backward_matrix_tile(problem: &Problem, sweep: Sweep, caps: &Caps) -> Res
     let (unrolled, scalars) = (caps.kind != wgpu::DeviceType::Cpu, caps.backend == wgpu::Backend::Metal);
     let tile = |subgroups, items| BackwardMatrixTile { size, subgroup, subgroups, items, unrolled, scalars };
     let most_items = if unrolled { 32 } else { 16 };
-    let tiles = [8, 4, 2, 1].into_iter().flat_map(|subgroups| [32, 16].map(|items| tile(subgroups, items)));
+    let tiles = [8, 6, 4, 3, 2, 1].into_iter().flat_map(|subgroups| [32, 16].map(|items| tile(subgroups, items)));
     let tiles = tiles.filter(|tile| tile.items <= most_items);
     let mut fitting = tiles.filter(|tile| tile.validate(sweep, problem, caps).is_ok());
     fitting.next().ok_or_else(|| Error::Limit {
