@@ -76,7 +76,7 @@ goal=b1q4096kv4096h16/8d128
 step bench-module 6 "$diffattn" bench "${chosen[@]}" --op module,train --form fused,baseline,v1,matmul --shape "$goal" -o "$results"
 step bench-product 3 "$diffattn" bench "${chosen[@]}" --op module,train --form matmul --shape b1q1024kv1024h8/8d128 \
   --dtype f32,f16 --path portable,auto -o "$results"
-step bench-backward 6 "$diffattn" bench "${chosen[@]}" --op backward --shape "$goal" --path auto,matrix -o "$results"
+step bench-backward 6 "$diffattn" bench "${chosen[@]}" --op backward --shape "$goal" --path auto,subgroup -o "$results"
 sweep=("$diffattn" tune "${chosen[@]}" --sweep all --seconds 1 -o "$results")
 step sweep-matrix 14 "${sweep[@]}" --shape "$goal"
 step sweep-portable 8 "${sweep[@]}" --shape "$goal" --path portable
