@@ -10,7 +10,7 @@
 // dP go through workgroup memory in f32, and dS comes back in f16.
 //
 // Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · C_SLOTS + 8 · THREADS bytes.
-// Barriers per key tile: K and V loaded; S and dP stored; dS stored; K and V used.
+// Barriers per key tile: S and dP stored; dS stored; K and V used; the next ones stored.
 // Numerics: products of f16 with f32 sums. dout of a row is scaled to [1, 2), dS of a row by what it can be at most,
 // |w| · value_dim · |dout| · |v| + |offset|, to less than 2^14: powers of two, taken back at the end. So dS is rounded to f16's 11
 // bits down to 2^-28 of that bound, and to 2^-39 of it below.
@@ -67,23 +67,49 @@ fn load_dout(lane: u32, work: Work, part: u32) {
     }
 }
 
-// Keys from `count` on do not exist: the last one stands for them, and the mask hides it.
-fn load_keys(lane: u32, k_row: u32, v_row: u32, count: u32) {
-    for (var i = lane; i < ITEMS * PADDED_HEAD_OCTETS; i += THREADS) {
-        let octet = i % PADDED_HEAD_OCTETS;
-        var x = F32x8();
+// Units of eight elements of K and of V that one lane brings for a tile.
+const K_SHARE: u32 = (ITEMS * PADDED_HEAD_OCTETS + THREADS - 1u) / THREADS;
+const V_SHARE: u32 = (ITEMS * PADDED_VALUE_OCTETS + THREADS - 1u) / THREADS;
+
+struct Fetched {
+    k: array<Elem8, K_SHARE>,
+    v: array<Elem8, V_SHARE>,
+}
+
+// Keys from `count` on do not exist: the last one stands for them, and the mask hides it. Zero beyond the head.
+fn fetch_keys(lane: u32, k_row: u32, v_row: u32, count: u32) -> Fetched {
+    var fetched = Fetched();
+    for (var n = 0u; n < K_SHARE; n++) {
+        let key = min((lane + n * THREADS) / PADDED_HEAD_OCTETS, count - 1u);
+        let octet = (lane + n * THREADS) % PADDED_HEAD_OCTETS;
         if (octet < HEAD_OCTETS) {
-            x = unpack8(k[k_row + min(i / PADDED_HEAD_OCTETS, count - 1u) * params.k.seq + octet]);
+            fetched.k[n] = k[k_row + key * params.k.seq + octet];
         }
-        put_b8(i / PADDED_HEAD_OCTETS * KV_STRIDE + 8u * octet, x, 1.0);
     }
-    for (var i = lane; i < ITEMS * PADDED_VALUE_OCTETS; i += THREADS) {
-        let octet = i % PADDED_VALUE_OCTETS;
-        var x = F32x8();
+    for (var n = 0u; n < V_SHARE; n++) {
+        let key = min((lane + n * THREADS) / PADDED_VALUE_OCTETS, count - 1u);
+        let octet = (lane + n * THREADS) % PADDED_VALUE_OCTETS;
         if (octet < VALUE_OCTETS) {
-            x = unpack8(v[v_row + min(i / PADDED_VALUE_OCTETS, count - 1u) * params.v.seq + octet]);
+            fetched.v[n] = v[v_row + key * params.v.seq + octet];
         }
-        put_b8((ITEMS + i / PADDED_VALUE_OCTETS) * KV_STRIDE + 8u * octet, x, 1.0);
+    }
+    return fetched;
+}
+
+fn store_keys(lane: u32, keys: Fetched) {
+    var fetched = keys;
+    for (var n = 0u; n < K_SHARE; n++) {
+        let i = lane + n * THREADS;
+        if (i < ITEMS * PADDED_HEAD_OCTETS) {
+            put_b8(i / PADDED_HEAD_OCTETS * KV_STRIDE + 8u * (i % PADDED_HEAD_OCTETS), unpack8(fetched.k[n]), 1.0);
+        }
+    }
+    for (var n = 0u; n < V_SHARE; n++) {
+        let i = lane + n * THREADS;
+        if (i < ITEMS * PADDED_VALUE_OCTETS) {
+            let row = ITEMS + i / PADDED_VALUE_OCTETS;
+            put_b8(row * KV_STRIDE + 8u * (i % PADDED_VALUE_OCTETS), unpack8(fetched.v[n]), 1.0);
+        }
     }
 }
 
@@ -151,9 +177,15 @@ fn main(
     }
 
     var sum: array<MatC, HEAD_STEPS>;
-    for (var first = seen.x; first < seen.y; first += i32(ITEMS)) {
-        load_keys(lane, k_row + u32(first) * params.k.seq, v_row + u32(first) * params.v.seq, u32(seen.y - first));
+    if (seen.x < seen.y) {
+        let first = u32(seen.x);
+        store_keys(lane, fetch_keys(lane, k_row + first * params.k.seq, v_row + first * params.v.seq, u32(seen.y) - first));
         workgroupBarrier();
+    }
+    for (var first = seen.x; first < seen.y; first += i32(ITEMS)) {
+        // Of the next tile, on its way beside everything that is done with this one; after the last, its last key.
+        let next = u32(min(first + i32(ITEMS), seen.y - 1));
+        let fetched = fetch_keys(lane, k_row + next * params.k.seq, v_row + next * params.v.seq, u32(seen.y) - next);
 
         var s: array<MatC, ITEM_STEPS>;
         var dp: array<MatC, ITEM_STEPS>;
@@ -195,6 +227,8 @@ fn main(
                 sum[step] = coopMultiplyAdd(ds, b_rows(0u, item, step), sum[step]);
             }
         }
+        workgroupBarrier();
+        store_keys(lane, fetched);
         workgroupBarrier();
     }
 

@@ -14,7 +14,7 @@
 // does one tile more than there are, of clamped keys that nobody reads. Loops marked `unrolled` are written out by
 // src/shader/unroll.rs where the tile says so: then every array of matrices has constant indices.
 //
-// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS + ROWS / 2) + 4 bytes. wg_a holds Q (unless it stays in registers)
+// Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS) + 4 bytes. wg_a holds Q (unless it stays in registers)
 // and the weights; wg_b K and V; wg_c the scores.
 // Barriers per key tile: weights, V and growth known, scores and K used; scores and K stored, weights and V used.
 // Numerics: products of f16 with f32 sums; weights rounded to f16, and summed before.
@@ -55,7 +55,6 @@ const V_BASE: u32 = KEYS * KV_STRIDE;
 
 var<workgroup> wg_grows: atomic<u32>;        // whether a row outgrew its reference
 var<workgroup> wg_factor: array<f32, ROWS>;  // rescale factor; at the end 1/sum
-var<workgroup> wg_gate: array<f32, ROWS / 2u>;  // of each pair of rows, at the end
 
 // Keys from `end` on do not exist: the last one stands for them, and the mask hides it. Elements beyond the head are zero.
 fn fetch_k(lane: u32, base: u32, first_key: u32, end: u32) -> array<Halves8, K_SHARE> {
@@ -211,6 +210,8 @@ fn main(
     let column = subgroup % COLUMNS;
 
     let tile = Tile(b, s.q_start, s.q_len, first_query, first_head);
+    var queries = load_queries(tile, lane, first_strip);
+
     let first_position = s.diagonal + i32(first_query);
     let last_position = s.diagonal + i32(min(first_query + POSITIONS, s.q_len)) - 1;
     var seen = keys_seen(first_position, last_position, i32(s.kv_len));
@@ -235,15 +236,8 @@ fn main(
     let k_base = row_of(params.k, b, s.kv_start, kv_head);
     let v_base = row_of(params.v, b, s.kv_start, kv_head);
     var next_key = u32(seen.x);
-    // The first keys are on their way while Q is loaded, and the second ones while the first are multiplied.
-    var on_their_way: array<Halves8, K_SHARE>;
     if (next_key < end) {
-        on_their_way = fetch_k(lane, k_base, next_key, end);
-    }
-    var queries = load_queries(tile, lane, first_strip);
-    if (next_key < end) {
-        store_k(lane, on_their_way);
-        on_their_way = fetch_k(lane, k_base, next_key + KEYS, end);
+        store_k(lane, fetch_k(lane, k_base, next_key, end));
         if (lane == 0u) {
             atomicStore(&wg_grows, 0u);
         }
@@ -251,7 +245,7 @@ fn main(
         score = multiply_keys(&queries, first_strip, column);
         store_scores(&score, first_strip, column);
         workgroupBarrier();
-        store_k(lane, on_their_way);
+        store_k(lane, fetch_k(lane, k_base, next_key + KEYS, end));
         workgroupBarrier();
     }
 
@@ -356,9 +350,6 @@ fn main(
         let place = row_at(tile, row);
         if (place.exists && invocation % LANES_PER_ROW == 0u) {
             write_lse(b, place.head, s.q_start + place.query, reference[r], sum);
-            if (row % 2u == 0u) {
-                wg_gate[row / 2u] = gate_of(lam[row_of(params.lam, b, s.q_start + place.query, place.head / 2u)]);
-            }
         }
     }
     for (var step = 0u; step < VALUE_STEPS; step++) { // unrolled
@@ -377,7 +368,7 @@ fn main(
                 let token = s.q_start + place.query;
                 let member1 = get_c(row * SCORE_STRIDE + 4u * at) * wg_factor[row];
                 let member2 = get_c((row + 1u) * SCORE_STRIDE + 4u * at) * wg_factor[row + 1u];
-                let gate = wg_gate[row / 2u];
+                let gate = gate_of(lam[row_of(params.lam, b, token, place.head / 2u)]);
                 out[row_of(params.out, b, token, place.head / 2u) + quad] = pack4(member1 - gate * member2);
                 write_a2(row_of(params.a2, b, token, place.head / 2u), quad, member2);
             }

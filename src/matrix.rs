@@ -141,7 +141,7 @@ impl MatrixTile {
     /// Bytes of workgroup memory: the terms stated at the head of forward_matrix.wgsl, and alignment between them.
     pub const fn workgroup_bytes(&self, shape: &Shape) -> u32 {
         let halves = self.row_slots(shape) + self.item_slots(shape);
-        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 2 * self.rows() + 4 + 16
+        2 * halves + 4 * self.rows() * (self.score_stride() + 1) + 4 + 16
     }
 
     /// The tile, and those that differ from it in one way of working: every kind of text that the kernel has.

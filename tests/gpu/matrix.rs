@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// One switch at a time from `r16k16m8x1t16`, and several at once; `*` stands for lanes of the device's own number.
+/// One switch at a time from `r16k16m8x1`, and several at once: rows and keys for matrices of 8 × 8, see [`tile`].
 const TILES: [&str; 22] = [
     "r16k16m8x1",
     "r16k8m8x1",
@@ -41,7 +41,7 @@ const TILES: [&str; 22] = [
     "r16k64m8x1",
     "r16k16m8x2",
     "r32k16m8x4",
-    "r128k16m8x2c2",
+    "r128k8m8x1i",
     "r64k16m8x1h2",
     "r16k16m8x1p0",
     "r16k16m8x1p16",
@@ -50,7 +50,7 @@ const TILES: [&str; 22] = [
     "r16k16m8x1i",
     "r32k8m8x1i",
     "r16k16m8x2c2",
-    "r32k32m8x4c4",
+    "r16k32m8x2c4",
     "r32k16m8x1c2i",
     "r16k16m8x1u",
     "r16k16m8x1s",
@@ -59,15 +59,18 @@ const TILES: [&str; 22] = [
     "r32k16m8x2c2w4iu",
 ];
 
-/// The tile of this text for the device: its subgroups decide the number of invocations.
+/// The tile of this text for the device: rows and keys in proportion to its matrices, and as many invocations as its
+/// subgroups have.
 fn tile(gpu: &Gpu, text: &str) -> Result<AnyTile, Failed> {
-    let lanes = gpu.attention.caps().subgroups.ok_or("no subgroups")?.0;
-    let (head, rest) = text.split_once('x').ok_or("no strips")?;
+    let caps = gpu.attention.caps();
+    let (lanes, size) = (caps.subgroups.ok_or("no subgroups")?.0, caps.matrix.ok_or("no matrix units")?);
+    let (rows, rest) = text[1..].split_once('k').ok_or("no keys")?;
+    let (keys, rest) = rest.split_once("m8x").ok_or("no matrices of 8 × 8")?;
     let (strips, rest) = rest.split_at(1);
-    let rows: u32 = head[1..].split('k').next().unwrap_or_default().parse()?;
+    let (rows, keys) = (rows.parse::<u32>()? * size / 8, keys.parse::<u32>()? * size / 8);
     let columns = rest.strip_prefix('c').and_then(|rest| rest.chars().next()?.to_digit(10)).unwrap_or(1);
-    let threads = rows / 8 / strips.parse::<u32>()? * columns * lanes;
-    Ok(format!("{head}x{strips}t{threads}{rest}").parse()?)
+    let threads = rows / size / strips.parse::<u32>()? * columns * lanes;
+    Ok(format!("r{rows}k{keys}m{size}x{strips}t{threads}{rest}").parse()?)
 }
 
 /// Tails of queries and keys, a window that no tile is aligned to, and scores that grow along the keys, on one tile.
