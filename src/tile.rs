@@ -36,7 +36,8 @@ pub enum Path {
     Portable,
     /// The tiled kernel with subgroup shuffles instead of workgroup memory; needs `SUBGROUP`.
     Subgroup,
-    /// Both products on matrix units, f16 operands with f32 sums; needs cooperative matrices, f16 or bf16 storage.
+    /// Both products on matrix units, f16 operands with f32 sums; needs cooperative matrices, f16 or bf16 storage. bf16 is
+    /// multiplied as f16, which holds it exactly from 2⁻¹⁷ to 65504: what is larger overflows, what is smaller is rounded.
     Matrix,
 }
 

@@ -30,7 +30,9 @@ pub fn choose_forward(problem: &Problem, caps: &Caps) -> Result<(Choice, String)
         let percent = 100.0 * best.cost / next.cost;
         format!("estimated at {percent:.0} % of the {} path's work", next.path.name())
     });
-    let reasons: Vec<_> = estimate.into_iter().chain(objections).collect();
+    let range = (best.path == Path::Matrix && problem.dtype == DType::Bf16)
+        .then(|| "bf16 is multiplied as f16, exact from 2⁻¹⁷ to 65504".to_string());
+    let reasons: Vec<_> = estimate.into_iter().chain(range).chain(objections).collect();
     Ok((best, reasons.join("; ")))
 }
 
@@ -74,6 +76,7 @@ mod tests {
                 let (path, reason) = path(&prefill(4096, head_dim, dtype), &caps);
                 assert_eq!(path, Path::Matrix, "{head_dim}: {reason}");
                 assert!(reason.starts_with("estimated at "), "{reason}");
+                assert_eq!(reason.contains("multiplied as f16"), dtype == DType::Bf16, "{reason}");
             }
         }
         let (path, reason) = path(&prefill(4096, 128, DType::F32), &caps);
