@@ -9,7 +9,7 @@ pub enum DType {
     F32,
     /// IEEE binary16. Needs no `SHADER_F16`: without it, values are converted with integer operations.
     F16,
-    /// bfloat16, the upper half of an f32.
+    /// bfloat16, the upper half of an f32. On matrix units it is multiplied as f16: see [`Path::Matrix`](crate::Path::Matrix).
     Bf16,
 }
 

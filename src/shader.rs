@@ -4,6 +4,7 @@
 //! supplies a function of fixed signature, or a constant that the compiler folds; there is no preprocessor.
 
 mod all;
+mod backward;
 mod cache;
 mod files;
 mod layer;
@@ -283,42 +284,6 @@ impl Variant {
         ]
     }
 
-    fn backward_files(&self) -> Vec<&'static str> {
-        let Kernel::Backward(sweep, tile) = self.kernel else {
-            let a2 = if self.a2 { "backward/saved_a2.wgsl" } else { "backward/no_a2.wgsl" };
-            return vec!["backward_rows.wgsl", "backward/terms.wgsl", a2];
-        };
-        let (naive, tiled, matrix, write) = match sweep {
-            Sweep::Dq => {
-                ("backward_dq_naive.wgsl", "backward_dq.wgsl", "backward_dq_matrix.wgsl", "backward/write_dq.wgsl")
-            }
-            // The mean has no kernel on matrix units.
-            Sweep::Mean => ("backward_mean_naive.wgsl", "backward_mean.wgsl", "", "backward/write_mean.wgsl"),
-            Sweep::Dkv => {
-                ("backward_dkv_naive.wgsl", "backward_dkv.wgsl", "backward_dkv_matrix.wgsl", "backward/write_dkv.wgsl")
-            }
-        };
-        let by_keys = sweep != Sweep::Dkv;
-        let mut files = match tile {
-            None => vec![naive],
-            Some(AnyBackwardTile::Tiled(_)) => vec![tiled, "rows4.wgsl"],
-            Some(AnyBackwardTile::Matrix(tile)) => {
-                let memory = if tile.scalars { "matrix/scalars.wgsl" } else { "matrix/vectors.wgsl" };
-                vec![matrix, memory, "backward/matrix_tiles.wgsl"]
-            }
-        };
-        files.extend([write, "backward/terms.wgsl", "backward/inputs.wgsl"]);
-        match tile {
-            None => files.extend(by_keys.then_some("query_row.wgsl")),
-            Some(AnyBackwardTile::Tiled(_)) if by_keys => {
-                files.extend(["backward/key_tiles.wgsl", "backward/work.wgsl"])
-            }
-            Some(AnyBackwardTile::Matrix(_)) if by_keys => files.push("backward/work.wgsl"),
-            Some(_) => {}
-        }
-        files
-    }
-
     /// The complete WGSL text.
     pub fn source(&self) -> String {
         let mut text = format!("// {}\n", self.label());
@@ -357,43 +322,8 @@ impl Variant {
         };
         let members = if self.standard { 1 } else { 2 };
         let mut constants = vec![("HEAD_DIM", self.head_dim), ("VALUE_DIM", self.value_dim), ("MEMBERS", members)];
-        if let Kernel::Backward(sweep, Some(AnyBackwardTile::Matrix(tile))) = self.kernel {
-            constants.extend([
-                ("MAT", tile.size),
-                ("SUBGROUP", tile.subgroup),
-                ("SUBGROUPS", tile.subgroups),
-                ("ITEMS", tile.items),
-                ("ITEM_STEPS", tile.steps(tile.items)),
-                ("HEAD_STEPS", tile.steps(self.head_dim)),
-                ("VALUE_STEPS", tile.steps(self.value_dim)),
-                ("BATCH", tile.batch(sweep)),
-                ("HEAD_BATCHES", tile.steps(self.head_dim).div_ceil(tile.batch(sweep))),
-                ("VALUE_BATCHES", tile.steps(self.value_dim).div_ceil(tile.batch(sweep))),
-                ("ROW_STEPS", tile.row_steps(sweep)),
-                ("HEAD_PARTS", tile.steps(self.head_dim).div_ceil(tile.row_steps(sweep))),
-                ("VALUE_PARTS", tile.steps(self.value_dim).div_ceil(tile.row_steps(sweep))),
-                ("KV_STRIDE", tile.kv_stride(&shape)),
-                ("SCORE_STRIDE", tile.score_stride(sweep)),
-                ("WEIGHT_STRIDE", tile.weight_stride(sweep)),
-                ("A_SLOTS", tile.row_slots(sweep)),
-                ("B_SLOTS", tile.item_slots(sweep, &shape)),
-            ]);
-            return constants;
-        }
-        if let Kernel::Backward(sweep, Some(AnyBackwardTile::Tiled(tile))) = self.kernel {
-            constants.extend([
-                ("THREADS", tile.threads),
-                ("ROW_QUADS", tile.row_quads),
-                ("LANES", tile.lanes),
-                ("PER_LANE", tile.per_lane),
-                ("PARTS", tile.parts(sweep)),
-                ("HEAD_PER_LANE", tile.quads_per_lane(self.head_dim)),
-                ("VALUE_PER_LANE", tile.quads_per_lane(self.value_dim)),
-                ("HEAD_STRIDE", tile.stride(self.head_dim)),
-                ("VALUE_STRIDE", tile.stride(self.value_dim)),
-                ("K_BASE", tile.k_base(&shape)),
-                ("SLOTS", tile.slots(sweep, &shape)),
-            ]);
+        if let Kernel::Backward(sweep, Some(tile)) = self.kernel {
+            constants.extend(self.backward_constants(sweep, tile, &shape));
             return constants;
         }
         match self.tile {

@@ -7,8 +7,9 @@ use web_time::Instant;
 
 use super::case::{Case, Form};
 use super::limits::beyond_caches;
+use super::on_device::{OnDevice, Outputs, Tensor};
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
+use super::subject::{Kernel, Pinned};
 use super::tensors::{SHIFT, Tensors};
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};

@@ -4,8 +4,9 @@ use web_time::Instant;
 
 use super::case::{Case, Form};
 use super::glue::Glue;
+use super::on_device::{OnDevice, Outputs, Tensor};
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Pinned, Tensor};
+use super::subject::{Kernel, Pinned};
 use super::tensors::Tensors;
 use crate::attention::{DiffAttention, PlanOptions};
 use crate::error::Result;

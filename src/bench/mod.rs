@@ -13,6 +13,8 @@ mod glue;
 mod header;
 mod limits;
 mod module;
+mod on_cpu;
+mod on_device;
 mod product;
 mod record;
 mod roofline;

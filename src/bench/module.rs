@@ -7,8 +7,10 @@
 use web_time::Instant;
 
 use super::case::{Case, Form, Op, Runner};
+use super::on_cpu::OnCpu;
+use super::on_device::{OnDevice, Outputs, Record, Tensor};
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnCpu, OnDevice, Outputs, Record, Results, Tensor};
+use super::subject::{Kernel, Results};
 use super::verify::{Check, WHOLE};
 use crate::attention::DiffAttention;
 use crate::cpu;

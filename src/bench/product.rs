@@ -4,8 +4,9 @@ use web_time::Instant;
 
 use super::case::{Case, Op};
 use super::module::Inputs;
+use super::on_device::{OnDevice, Outputs, Tensor};
 use super::stopwatch::Stopwatch;
-use super::subject::{Kernel, OnDevice, Outputs, Results, Tensor};
+use super::subject::{Kernel, Results};
 use super::verify::Check;
 use crate::attention::DiffAttention;
 use crate::error::{Error, Result};

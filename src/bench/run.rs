@@ -394,7 +394,7 @@ mod tests {
 
     use super::super::case::Op;
     use super::super::module;
-    use super::super::subject::OnCpu;
+    use super::super::on_cpu::OnCpu;
     use super::*;
     use crate::problem::Shape;
 
