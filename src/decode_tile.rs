@@ -199,7 +199,7 @@ pub(crate) fn decode_tile(dims: Dims, path: Option<Path>, caps: &Caps) -> Result
                 format!("the subgroup path for more than {FEW_ROWS} rows (2 · heads / kv_heads · q_len = {rows})");
             return Err(Error::Unsupported { what, hint: "use the portable path".into() });
         }
-        None if few && caps.objection(Path::Subgroup).is_none() => Path::Subgroup,
+        None if few && caps.subgroups.is_some() && caps.quirk(Path::Subgroup).is_none() => Path::Subgroup,
         None => Path::Portable,
         Some(path) => path,
     };
