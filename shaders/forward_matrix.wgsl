@@ -15,7 +15,7 @@
 // src/shader/unroll.rs where the tile says so: then every array of matrices has constant indices.
 //
 // Workgroup memory: 2 · (A_SLOTS + B_SLOTS) + 4 · (C_SLOTS + ROWS) + 4 bytes. wg_a holds Q (unless it stays in registers)
-// and the weights; wg_b K and V; wg_c the scores.
+// and the weights; wg_b K and V, and before them Q on its way into registers; wg_c the scores.
 // Barriers per key tile: weights, V and growth known, scores and K used; scores and K stored, weights and V used.
 // Numerics: products of f16 with f32 sums; weights rounded to f16, and summed before.
 // Source: "Differential Transformer V2" (Microsoft, 2026); FlashAttention-4 for the lazy rescale.

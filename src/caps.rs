@@ -96,7 +96,7 @@ impl Caps {
             Path::Subgroup if self.subgroups.is_none() => Some("no subgroup operations are enabled".to_string()),
             Path::Matrix if self.matrix.is_none() => Some(match self.varying_subgroups() {
                 None => "no matrix units are enabled".to_string(),
-                Some(varying) => format!("{varying}, and matrix units need one size"),
+                Some(varying) => format!("{varying}, where its kernels need one size"),
             }),
             Path::Matrix if self.kind == wgpu::DeviceType::Cpu => {
                 Some("a software driver's are not faster".to_string())

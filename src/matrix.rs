@@ -292,8 +292,9 @@ impl FromStr for MatrixTile {
 pub(crate) fn units(caps: &Caps) -> Result<(u32, u32)> {
     let (Some(size), Some((subgroup, _))) = (caps.matrix, caps.subgroups) else {
         if let Some(varying) = caps.varying_subgroups() {
-            let what = format!("matrix units on a device whose {varying}");
-            return Err(Error::Unsupported { what, hint: "use another path: the kernels need one size".into() });
+            let what = format!("the matrix path on a device whose {varying}");
+            let hint = "use another path: these kernels need one size, whether or not matrix units are enabled".into();
+            return Err(Error::Unsupported { what, hint });
         }
         let hint = "create the device with diffattn::request_device and the handle with DiffAttention::with_adapter, \
                     or use another path";

@@ -11,8 +11,8 @@
 // stays in workgroup memory. The keys of the next tile are loaded beside the values of this one, and multiplied last, so
 // that one wait for memory serves both.
 // Many rows (STAGED): K, then V in its place, are shared through workgroup memory as they are stored; Q is re-read.
-// Either way each element of K and V is loaded once, whatever the number of rows in the workgroup; but the last key of a
-// split also stands for those that its last tile lacks, since that costs less than not to load.
+// Either way each element of K and V is loaded once, whatever the number of rows in the workgroup; but the last key
+// that is seen also stands for those that the last tile lacks, since that costs less than not to load.
 //
 // Workgroup memory, in bytes: 4 · ROWS · (COLUMNS + KEYS), and
 //     Q_SLOTS · 4 · PACK (few rows), KV_SLOTS · 8 · element size (many rows), 16 · THREADS where GROUPS > 1.
@@ -182,6 +182,10 @@ struct Scores {
 }
 
 fn multiply_keys(at: Place, loaded: ptr<function, Keys>, part: u32, first_pack: u32) -> Scores {
+    var factor = array<vec2<f32>, KEYS_PER_LANE>();  // on their way while the products are made
+    for (var n = 0u; n < KEYS_PER_LANE; n++) {
+        factor[n] = scales_of((*loaded).row[n]);
+    }
     // Zero in words: see forward.wgsl.
     var scores = Scores();
     for (var first = 0u; first < KEY_OCTETS; first += KEY_AHEAD) {
@@ -206,10 +210,9 @@ fn multiply_keys(at: Place, loaded: ptr<function, Keys>, part: u32, first_pack: 
         }
     }
     for (var n = 0u; n < KEYS_PER_LANE; n++) {
-        let factor = scales_of((*loaded).row[n]);
-        scores.factor[n] = factor.y;
+        scores.factor[n] = factor[n].y;
         for (var r = 0u; r < ROW_PACKS; r++) {
-            scores.qk[r * KEYS_PER_LANE + n] *= factor.x;
+            scores.qk[r * KEYS_PER_LANE + n] *= factor[n].x;
         }
     }
     return scores;

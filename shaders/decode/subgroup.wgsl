@@ -1,6 +1,6 @@
 // How the invocations that share rows exchange scores and row maxima: inside a subgroup by shuffles, so that the PARTS
 // lanes of a key read neighbouring elements, and across subgroups by one value of each. ROW_LANES is 1.
-// PARTS is a power of two, at most the device's smallest subgroup. Lanes are numbered by (subgroup, invocation in it),
+// PARTS and THREADS are powers of two, PARTS at most the device's smallest subgroup. Lanes are numbered by (subgroup, invocation in it),
 // not by the local index, whose order WGSL does not promise.
 
 var<private> subgroups: u32;

@@ -19,7 +19,7 @@ pub(super) const MOST_SPLITS: u32 = 1 << 12;
 
 /// Invocations that fill a discrete GPU: 512 workgroups of 64, each of which takes all registers that it is given. WebGPU
 /// does not tell its cores; 132 of them hold 528 at a time. What does not fit waits for a second turn: 64 streams of 32768
-/// keys reach 90 % of the read bandwidth in 8 splits, 83 % in 16, which take two turns, and 68 % in 12.
+/// keys reach 85 % of the read bandwidth in 8 splits, 82 % in 16, which take two turns, and 68 % in 12.
 const DISCRETE_LANES: u32 = 512 * 64;
 
 /// Invocations that fill any other: for each core two workgroups of 128, or as many more as they are smaller.
